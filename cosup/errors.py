@@ -1,0 +1,48 @@
+"""Errors that cosup raises on purpose.
+
+CosupError                 anything that stops a command (exit code 1)
+└── UsageError             wrong command line, recipe or setting (exit code 2)
+    └── InputError         wrong data; names the file and, where known, the line (exit code 2)
+
+A message says what was received, where, and what to do, in one or two lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class CosupError(Exception):
+    """Something stopped the work; the message is meant for the person at the terminal."""
+
+    exit_code = 1
+
+
+class UsageError(CosupError):
+    """A command line, recipe or setting that cannot be used as it is."""
+
+    exit_code = 2
+
+
+class InputError(UsageError):
+    """Input data that cannot be used as it is.
+
+    Args:
+        message: what was found and what was expected.
+        path: the file or folder, if known.
+        line: its 1-based line, if known.
+    """
+
+    def __init__(self, message: str, path: str | Path | None = None, line: int | None = None) -> None:
+        self.path = None if path is None else str(path)
+        self.line = line
+        where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
+        super().__init__(where + message)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the nearest of `known`, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""

@@ -1,0 +1,326 @@
+"""Records: what passes from room to room, and its JSON form.
+
+Every record is a frozen dataclass with `from_dict` (checks every field, raises `InputError`) and `to_dict`
+(the inverse; optional fields that are unset are left out). Readers add the file and line to the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from cosup.errors import InputError, did_you_mean
+
+Json: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of text that can be retrieved and cited."""
+
+    id: str
+    title: str
+    text: str
+
+    @property
+    def rendered(self) -> str:
+        """The text that is embedded and spliced: `title :: text`, or the text alone without a title."""
+        return f"{self.title} :: {self.text}" if self.title else self.text
+
+    @classmethod
+    def from_dict(cls, record: Json) -> Passage:
+        """Check and read `{"id", "title", "text"}`; the title may be missing."""
+        return cls(_id(record), _text(record, "title", default=""), _text(record, "text", filled=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"id": self.id, "title": self.title, "text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A gold passage of a question, with the sentence that answers it where that is known."""
+
+    passage_id: str
+    sentence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with what is known of its answer.
+
+    Attributes:
+        answers: aliases of one answer, except where a task says that all are wanted.
+        long_answer: an answer in sentences.
+        evidence: gold passages in the order in which they are needed.
+        candidates: ids the search is limited to, or None for the whole corpus.
+        instruction: task text before the question.
+        label: a class label (fact checking).
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...] = ()
+    long_answer: str | None = None
+    evidence: tuple[Evidence, ...] = ()
+    candidates: tuple[str, ...] | None = None
+    instruction: str | None = None
+    label: str | None = None
+
+    @property
+    def gold_ids(self) -> tuple[str, ...]:
+        """Distinct gold passage ids in order of first appearance."""
+        return tuple(dict.fromkeys(e.passage_id for e in self.evidence))
+
+    @classmethod
+    def from_dict(cls, record: Json) -> Question:
+        """Check and read a question; everything but `id` and `question` may be missing."""
+        candidates = record.get("candidates")
+        return cls(
+            id=_id(record),
+            question=_text(record, "question", filled=True),
+            answers=_texts(record, "answers"),
+            long_answer=_optional_text(record, "long_answer"),
+            evidence=tuple(_evidence(e) for e in _items(record, "evidence")),
+            candidates=None if candidates is None else _texts(record, "candidates"),
+            instruction=_optional_text(record, "instruction"),
+            label=_optional_text(record, "label"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        evidence = [{"passage_id": e.passage_id, "sentence": e.sentence} for e in self.evidence]
+        record = {"id": self.id, "question": self.question, "answers": list(self.answers)}
+        record |= {"long_answer": self.long_answer, "evidence": evidence}
+        candidates = None if self.candidates is None else list(self.candidates)
+        return record | _set_only(candidates=candidates, instruction=self.instruction, label=self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSegment:
+    """Part of an output that stands outside citations."""
+
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalSegment:
+    """Part of an output that retrieves a passage and claims what the passage supports."""
+
+    passage_id: str
+    claim: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"passage_id": self.passage_id, "claim": self.claim}
+
+
+Segment: TypeAlias = TextSegment | RetrievalSegment
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A training example: a prompt, the output in segments, and ids of passages that must not be picked.
+
+    `prompt` (and `instruction`, where there is one) is put into the model folder's prompt format when it is
+    encoded, in training as in answering, so that both see the same tokens.
+    """
+
+    id: str
+    prompt: str
+    output: tuple[Segment, ...]
+    negatives: tuple[str, ...] = ()
+    instruction: str | None = None
+
+    @property
+    def passage_ids(self) -> tuple[str, ...]:
+        """Ids of the retrieved passages, in order, repeats kept."""
+        return tuple(s.passage_id for s in self.output if isinstance(s, RetrievalSegment))
+
+    @classmethod
+    def from_dict(cls, record: Json) -> Example:
+        """Check and read `{"id", "prompt", "output", "negatives"?, "instruction"?}`."""
+        output = tuple(_segment(s) for s in _items(record, "output"))
+        if not output:
+            raise InputError("field 'output' is empty; expected at least one segment")
+        prompt = _text(record, "prompt", filled=True)
+        return cls(_id(record), prompt, output, _texts(record, "negatives"), _optional_text(record, "instruction"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        record = {"id": self.id, "prompt": self.prompt, "output": [s.to_dict() for s in self.output]}
+        return record | _set_only(negatives=list(self.negatives) or None, instruction=self.instruction)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage found by a search, with its similarity to the query."""
+
+    passage_id: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """One `[Ret]`: the character offset in the answer's text where it happened, and what was found, best first."""
+
+    position: int
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A claim and the passage it is cited to.
+
+    `text[start:end]` of the answer is the claim up to its `[n]` mark, that is, without its closing full stop.
+    `n` numbers distinct passages by first citation, from 1; `score` is the retrieval score.
+    """
+
+    n: int
+    passage_id: str
+    claim: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model wrote for one question: one line of `predictions.jsonl`.
+
+    Attributes:
+        text: what the model wrote, without passages, with `[n]` marks.
+        answer: the text after the last claim, or the last claim where nothing follows.
+        finish_reason: `eos`, `length` (its own limit of new tokens) or `context` (the model's context is full).
+    """
+
+    id: str
+    question: str
+    text: str
+    answer: str
+    segments: tuple[Segment, ...] = ()
+    citations: tuple[Citation, ...] = ()
+    retrievals: tuple[Retrieval, ...] = ()
+    finish_reason: str = "eos"
+
+    @classmethod
+    def from_dict(cls, record: Json) -> Answer:
+        """Check and read a prediction; only `id` and `text` are required, so that other systems' files pass too."""
+        text = _text(record, "text")
+        return cls(
+            id=_id(record),
+            question=_text(record, "question", default=""),
+            text=text,
+            answer=_text(record, "answer", default=text),
+            segments=tuple(_segment(s) for s in _items(record, "segments")),
+            citations=tuple(_citation(c) for c in _items(record, "citations")),
+            retrievals=tuple(_retrieval(r) for r in _items(record, "retrievals")),
+            finish_reason=_text(record, "finish_reason", default="eos"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "id": self.id,
+            "question": self.question,
+            "text": self.text,
+            "answer": self.answer,
+            "segments": [s.to_dict() for s in self.segments],
+            "citations": [{name: getattr(c, name) for name in c.__slots__} for c in self.citations],
+            "retrievals": [
+                {"position": r.position, "hits": [{"passage_id": h.passage_id, "score": h.score} for h in r.hits]}
+                for r in self.retrievals
+            ],
+            "finish_reason": self.finish_reason,
+        }
+
+
+def _set_only(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _missing(record: Json, name: str) -> InputError:
+    return InputError(f"no field '{name}'{did_you_mean(name, record)}; found {', '.join(map(repr, record)) or 'none'}")
+
+
+def _wrong(name: str, value: Any, expected: str) -> InputError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return InputError(f"field '{name}' is {type(value).__name__} {shown}; expected {expected}")
+
+
+def _id(record: Json) -> str:
+    value = record.get("id")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _text(record, "id", filled=True)
+
+
+def _text(record: Json, name: str, default: str | None = None, filled: bool = False) -> str:
+    value = record.get(name, default)
+    if value is None:
+        if name in record and default is not None:
+            return default
+        raise _missing(record, name) if name not in record else _wrong(name, value, "text")
+    if not isinstance(value, str):
+        raise _wrong(name, value, "text")
+    if filled and not value.strip():
+        raise _wrong(name, value, "text that is not empty")
+    return value
+
+
+def _optional_text(record: Json, name: str) -> str | None:
+    return None if record.get(name) is None else _text(record, name)
+
+
+def _items(record: Json, name: str) -> list[Json]:
+    value = record.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise _wrong(name, value, "a list of objects")
+    return value
+
+
+def _texts(record: Json, name: str) -> tuple[str, ...]:
+    value = record.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _wrong(name, value, "a list of texts")
+    return tuple(value)
+
+
+def _number(record: Json, name: str) -> float:
+    value = record.get(name)
+    if value is None:
+        raise _missing(record, name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(name, value, "a number")
+    return float(value)
+
+
+def _evidence(record: Json) -> Evidence:
+    return Evidence(_text(record, "passage_id", filled=True), _optional_text(record, "sentence"))
+
+
+def _segment(record: Json) -> Segment:
+    if "passage_id" in record:
+        return RetrievalSegment(_text(record, "passage_id", filled=True), _text(record, "claim"))
+    if "text" in record:
+        return TextSegment(_text(record, "text"))
+    raise InputError(f"a segment has {', '.join(map(repr, record)) or 'no field'}; expected 'text' or 'passage_id'")
+
+
+def _citation(record: Json) -> Citation:
+    n, start, end = (int(_number(record, name)) for name in ("n", "start", "end"))
+    score = _number(record, "score") if record.get("score") is not None else 0.0
+    return Citation(n, _text(record, "passage_id"), _text(record, "claim"), start, end, score)
+
+
+def _retrieval(record: Json) -> Retrieval:
+    hits = tuple(Hit(_text(h, "passage_id"), _number(h, "score")) for h in _items(record, "hits"))
+    return Retrieval(int(_number(record, "position")), hits)

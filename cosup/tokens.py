@@ -1,0 +1,142 @@
+"""Control tokens: the only place that spells them.
+
+`[Ret]` asks for a passage, `[Cs]` and `[Ce]` wrap what the passage supports (paper, section 3).
+They live in the generator's tokenizer alone. Text of users and passages goes through `TextEncoder`,
+which can never produce a control token or any other special token of the tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cosup.errors import UsageError
+
+RET, CS, CE = "[Ret]", "[Cs]", "[Ce]"
+CONTROL_TOKENS = (RET, CS, CE)
+
+# What a fresh control token's embedding starts from: the mean of the rows of these words. Rows drawn around
+# the mean of the whole vocabulary would start almost equal to one another.
+_INITIAL_WORDS = {RET: "search for the passage", CS: "quote: begin", CE: "end of quote."}
+
+
+@dataclass(frozen=True)
+class ControlTokenIds:
+    """Ids of the control tokens and of the end of sequence in one generator's vocabulary."""
+
+    ret: int
+    cs: int
+    ce: int
+    eos: int
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the ids as a plain dictionary, as `cosup.json` keeps them."""
+        return asdict(self)
+
+
+def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> ControlTokenIds:
+    """Look the control tokens up in a tokenizer that has them.
+
+    Raises:
+        UsageError: a control token or the end-of-sequence token is missing.
+    """
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in CONTROL_TOKENS if token not in vocabulary]
+    if missing or tokenizer.eos_token_id is None:
+        missing += ["an end-of-sequence token"] if tokenizer.eos_token_id is None else []
+        raise UsageError(f"the generator's tokenizer lacks {', '.join(missing)}")
+    ret, cs, ce = (int(vocabulary[token]) for token in CONTROL_TOKENS)
+    return ControlTokenIds(ret, cs, ce, int(tokenizer.eos_token_id))
+
+
+def add_control_tokens(tokenizer: PreTrainedTokenizerBase, generator: PreTrainedModel) -> ControlTokenIds:
+    """Add the control tokens to `tokenizer` and their rows to `generator`, in place.
+
+    New rows start from the mean of the rows of a few words that describe the token, scaled to the vocabulary's
+    mean norm, so that the three differ from the first step. Nothing changes where the tokens are there already.
+    """
+    known = tokenizer.get_vocab()
+    fresh = [token for token in CONTROL_TOKENS if token not in known]
+    encoder = TextEncoder(tokenizer)
+    starts = {token: encoder.encode(_INITIAL_WORDS[token]) for token in fresh}
+    tokenizer.add_special_tokens({"extra_special_tokens": fresh}, replace_extra_special_tokens=False)
+    ids = control_token_ids(tokenizer)
+    rows = generator.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        generator.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for token in fresh:
+        _initialise_row(generator, int(tokenizer.convert_tokens_to_ids(token)), starts[token])
+    return ids
+
+
+def _initialise_row(generator: PreTrainedModel, row: int, word_ids: list[int]) -> None:
+    matrices = {id(m.weight): m for m in (generator.get_input_embeddings(), generator.get_output_embeddings()) if m}
+    with torch.no_grad():
+        for matrix in matrices.values():
+            weight: Any = matrix.weight
+            mean = weight[word_ids].float().mean(dim=0)
+            norm = weight.float().norm(dim=1).mean()
+            weight[row] = (mean / mean.norm().clamp_min(1e-6) * norm).to(weight.dtype)
+            bias = getattr(matrix, "bias", None)
+            if isinstance(bias, nn.Parameter):
+                bias[row] = bias[word_ids].mean()
+
+
+class TextEncoder:
+    """Encodes untrusted text: whatever it spells, no special token of the tokenizer comes out.
+
+    The tokenizer is asked to split special tokens at every call (that setting does not survive saving). Where one
+    comes out all the same, the text is encoded in pieces that cut each spelling after its first character.
+
+    Args:
+        tokenizer: any tokenizer, fast or slow.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.forbidden = _forbidden_ids(tokenizer)
+        spelled = sorted((t for t in tokenizer.all_special_tokens if len(t) > 1), key=len, reverse=True)
+        spelled += [t for t in CONTROL_TOKENS if t not in spelled]
+        cuts = "|".join(f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in spelled)
+        self._cuts = re.compile(cuts)
+        self._prefix, self._suffix = self._template()
+
+    def encode(self, text: str, max_tokens: int | None = None) -> list[int]:
+        """Return the ids of `text` alone, at most `max_tokens` of them, no special token among them."""
+        ids = self._split(text)
+        if not self.forbidden.isdisjoint(ids):
+            pieces = (self._split(piece) for piece in self._cuts.split(text))
+            ids = [i for piece in pieces for i in piece if i not in self.forbidden]
+        return ids if max_tokens is None else ids[:max_tokens]
+
+    def encode_with_template(self, text: str, max_tokens: int | None = None) -> list[int]:
+        """Return the ids of `text` inside the tokenizer's own template (a BOS where it adds one)."""
+        room = None if max_tokens is None else max(1, max_tokens - len(self._prefix) - len(self._suffix))
+        return self._prefix + self.encode(text, room) + self._suffix
+
+    def _split(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def _template(self) -> tuple[list[int], list[int]]:
+        """Return what the tokenizer puts before and after a text."""
+        bare = list(self.tokenizer.encode("a", add_special_tokens=False))
+        full = list(self.tokenizer.encode("a", add_special_tokens=True))
+        for start in range(len(full) - len(bare) + 1):
+            if bare and full[start : start + len(bare)] == bare:
+                return full[:start], full[start + len(bare) :]
+        return [], []
+
+
+def _forbidden_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids that text may never turn into: every special token, except an unknown-word token of its own."""
+    special = set(tokenizer.all_special_ids)
+    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    meaningful = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id not in meaningful:
+        special.discard(tokenizer.unk_token_id)
+    return frozenset(int(i) for i in special)
