@@ -1,0 +1,177 @@
+"""Reading passages, questions, examples and predictions; every error names the file and the line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from cosup.data.jsonl import iter_jsonl
+from cosup.data.writing import write_jsonl
+from cosup.errors import InputError
+from cosup.records import Answer, Example, Passage, Question
+
+__all__ = [
+    "check_references",
+    "iter_jsonl",
+    "read_answers",
+    "read_examples",
+    "read_passages",
+    "read_questions",
+    "write_jsonl",
+]
+
+_TEXT_SUFFIXES = frozenset({".md", ".markdown", ".txt"})
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Record = TypeVar("Record", bound=_HasId)
+
+
+def read_passages(path: str | Path) -> list[Passage]:
+    """Read a corpus, in its order.
+
+    Args:
+        path: a JSONL file (`{"id" or "_id", "title", "text"}`), a Parquet file with these columns, a Markdown or text
+            file, a folder (with a `passages.jsonl`; a BEIR folder with a `corpus.jsonl`; a dataset saved by
+            `datasets`; of Markdown and text files), or a `datasets` hub id `owner/name` or `owner/name:split`.
+
+    Raises:
+        InputError: nothing is there, or a record is wrong.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return _read_folder(place)
+    if place.suffix.lower() in _TEXT_SUFFIXES:
+        from cosup.data.folders import chunk_folder
+
+        return chunk_folder(place)
+    if place.suffix.lower() == ".parquet" or _looks_like_hub_id(str(path)):
+        from cosup.data import tables
+
+        rows = tables.parquet_rows(place) if place.suffix.lower() == ".parquet" else tables.hub_rows(str(path))
+        return unique_records(rows, passage_from_dict, path, unit="row")
+    return _read(path, passage_from_dict)
+
+
+def _read_folder(folder: Path) -> list[Passage]:
+    for name in ("passages.jsonl", "corpus.jsonl"):
+        if (folder / name).is_file():
+            return _read(folder / name, passage_from_dict)
+    if any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+        from cosup.data import tables
+
+        return unique_records(tables.saved_rows(folder), passage_from_dict, folder, unit="row")
+    from cosup.data.folders import chunk_folder
+
+    return chunk_folder(folder)
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    """Whether a name that is no file here may be `owner/name` on the hub: its owner is no folder here either."""
+    parts = name.split("/")
+    if len(parts) != 2 or not all(parts) or Path(name).exists() or Path(parts[0]).is_dir():
+        return False
+    return not parts[0].startswith((".", "~")) and Path(parts[1]).suffix.lower() not in {".jsonl", ".json"}
+
+
+def passage_from_dict(record: Mapping[str, Any]) -> Passage:
+    """Read a passage whose id may be called `_id`, as BEIR calls it."""
+    if "_id" in record and "id" not in record:
+        record = {**record, "id": record["_id"]}
+    return Passage.from_dict(record)
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """Read a `questions.jsonl`, in its order. Raises `InputError` naming file and line."""
+    return _read(path, Question.from_dict)
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """Read an `examples.jsonl`, in its order. Raises `InputError` naming file and line."""
+    return _read(path, Example.from_dict)
+
+
+def read_answers(path: str | Path) -> list[Answer]:
+    """Read a `predictions.jsonl`, in its order. Raises `InputError` naming file and line."""
+    return _read(path, Answer.from_dict)
+
+
+def _read(path: str | Path, parse: Callable[[Mapping[str, Any]], Record]) -> list[Record]:
+    return unique_records(iter_jsonl(path), parse, path)
+
+
+def unique_records(
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    parse: Callable[[Mapping[str, Any]], Record],
+    path: str | Path,
+    unit: str = "line",
+) -> list[Record]:
+    """Parse numbered rows into records with distinct ids.
+
+    Args:
+        rows: pairs of a number and a record's JSON form.
+        parse: makes the record; raises `InputError` without a path.
+        path: where the rows come from, for messages.
+        unit: what the numbers count: `line`, or `row` in a table.
+
+    Raises:
+        InputError: a row is wrong, an id comes twice, or there are no rows.
+    """
+    seen: dict[str, int] = {}
+    records: list[Record] = []
+    for number, row in rows:
+        try:
+            record = parse(row)
+            if record.id in seen:
+                raise InputError(f"id {record.id!r} again, after {unit} {seen[record.id]}; expected distinct ids")
+        except InputError as error:
+            at_line = number if unit == "line" else None
+            raise InputError(f"{error}" if at_line else f"{unit} {number}: {error}", path, at_line) from None
+        seen[record.id] = number
+        records.append(record)
+    if not records:
+        raise InputError(f"found no records; expected at least one {unit}", path)
+    return records
+
+
+def check_references(
+    records: Iterable[Question | Example], passages: Iterable[Passage] | Mapping[str, Passage], path: str | Path
+) -> None:
+    """Check that every passage id that `records` name is one of `passages`.
+
+    Args:
+        records: what was read.
+        passages: the corpus.
+        path: the file that the records were read from, for the message.
+
+    Raises:
+        InputError: an id is unknown; names file, line, record and id.
+    """
+    known: Collection[str] = passages.keys() if isinstance(passages, Mapping) else {p.id for p in passages}
+    for record in records:
+        for field, passage_id in _references(record):
+            if passage_id not in known:
+                found = f"{field} of {record.id!r} names the passage {passage_id!r}"
+                message = f"{found}; expected the id of one of the {len(known):,} passages"
+                raise InputError(message, path, _line_of(path, record.id))
+
+
+def _references(record: Question | Example) -> Iterator[tuple[str, str]]:
+    if isinstance(record, Question):
+        yield from (("evidence", e.passage_id) for e in record.evidence)
+        yield from (("candidates", c) for c in record.candidates or ())
+    else:
+        yield from (("output", p) for p in record.passage_ids)
+        yield from (("negatives", n) for n in record.negatives)
+
+
+def _line_of(path: str | Path, record_id: str) -> int | None:
+    """Find the line of a record again, where the file is still there."""
+    if not Path(path).is_file():
+        return None
+    return next((n for n, record in iter_jsonl(path) if str(record.get("id")) == record_id), None)

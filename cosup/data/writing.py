@@ -1,0 +1,81 @@
+"""Writing files whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeAlias
+
+from cosup.errors import InputError, UsageError
+
+
+class HasDict(Protocol):
+    """A record with a JSON form."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        ...
+
+
+JsonRecord: TypeAlias = HasDict | Mapping[str, Any]
+
+
+@contextmanager
+def atomic_open(path: str | Path) -> Iterator[IO[str]]:
+    """Open `path` for writing UTF-8 text; it changes only when the block ends without an error.
+
+    The text goes to a hidden file beside `path`, which replaces `path` at the end and is removed on failure.
+    Folders above `path` are created.
+
+    Raises:
+        UsageError: `path` cannot be written to.
+    """
+    target = Path(os.path.realpath(path))
+    draft = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    try:
+        stream = _open_draft(target, draft)
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _open_draft(target: Path, draft: Path) -> IO[str]:
+    if target.exists() and not target.is_file():
+        raise UsageError(f"cannot write {target}: it is a folder or a device; expected a file name")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return draft.open("x", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def write_jsonl(path: str | Path, records: Iterable[JsonRecord]) -> int:
+    """Write one JSON object a line, whole or not at all, and return how many.
+
+    Raises:
+        UsageError: `path` cannot be written to.
+        InputError: a record has a value that JSON or UTF-8 cannot hold (NaN, an unpaired surrogate, an object).
+    """
+    count = 0
+    with atomic_open(path) as stream:
+        for count, record in enumerate(records, start=1):
+            stream.write(_json_line(path, count, record))
+    return count
+
+
+def _json_line(path: str | Path, number: int, record: JsonRecord) -> str:
+    value = record if isinstance(record, Mapping) else record.to_dict()
+    try:
+        line = json.dumps(dict(value), ensure_ascii=False, allow_nan=False)
+        line.encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"record {number} cannot be written as JSON: {error}", path) from error
+    return line + "\n"
