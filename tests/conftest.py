@@ -1,0 +1,15 @@
+"""What holds for every test: nothing is downloaded, and torch doesn't fight for cores.
+
+Set here, before torch or transformers is imported, since both read it on import.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["NO_COLOR"] = "1"
+os.environ.pop("FORCE_COLOR", None)
