@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from cosup.data.folders import TEXT_SUFFIXES, chunk_folder
 from cosup.data.jsonl import iter_jsonl
 from cosup.data.writing import write_jsonl
 from cosup.errors import InputError
@@ -20,8 +21,6 @@ __all__ = [
     "read_questions",
     "write_jsonl",
 ]
-
-_TEXT_SUFFIXES = frozenset({".md", ".markdown", ".txt"})
 
 
 class _HasId(Protocol):
@@ -46,9 +45,7 @@ def read_passages(path: str | Path) -> list[Passage]:
     place = Path(path)
     if place.is_dir():
         return _read_folder(place)
-    if place.suffix.lower() in _TEXT_SUFFIXES:
-        from cosup.data.folders import chunk_folder
-
+    if place.suffix.lower() in TEXT_SUFFIXES:
         return chunk_folder(place)
     if place.suffix.lower() == ".parquet" or _looks_like_hub_id(str(path)):
         from cosup.data import tables
@@ -66,8 +63,6 @@ def _read_folder(folder: Path) -> list[Passage]:
         from cosup.data import tables
 
         return unique_records(tables.saved_rows(folder), passage_from_dict, folder, unit="row")
-    from cosup.data.folders import chunk_folder
-
     return chunk_folder(folder)
 
 
@@ -80,9 +75,11 @@ def _looks_like_hub_id(name: str) -> bool:
 
 
 def passage_from_dict(record: Mapping[str, Any]) -> Passage:
-    """Read a passage whose id may be called `_id`, as BEIR calls it."""
+    """Read a passage, or a BEIR document: its id is called `_id`, and its title is the text where it has no text."""
     if "_id" in record and "id" not in record:
-        record = {**record, "id": record["_id"]}
+        title, text = record.get("title"), record.get("text")
+        body = {"title": "", "text": title} if title and text == "" else {}
+        record = {**record, "id": record["_id"], **body}
     return Passage.from_dict(record)
 
 
