@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cosup.data.jsonl import decode_utf8
+from cosup.data.jsonl import read_text
 from cosup.data.sentences import sentence_spans
 from cosup.errors import InputError, UsageError
 from cosup.records import Passage
@@ -104,11 +104,7 @@ def _checked_name(name: str, file: Path) -> str:
 
 
 def _chunk_file(file: Path, words_per_chunk: int) -> Iterator[tuple[str, str]]:
-    try:
-        text = decode_utf8(file.read_bytes(), file)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", file) from error
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = read_text(file).replace("\r\n", "\n").replace("\r", "\n")
     if file.suffix.lower() in MARKDOWN_SUFFIXES:
         title, text = _split_front_matter(text)
         blocks = _markdown_blocks(text.split("\n"))

@@ -74,18 +74,24 @@ def read_json(path: str | Path) -> Any:
     Raises:
         InputError: the file cannot be read or is not JSON in UTF-8; the line is that of the first error.
     """
+    text = read_text(path)
+    if not text.strip():
+        raise InputError("the file is empty; expected JSON", path)
+    return _parse_json(text, path, None)
+
+
+def read_text(path: str | Path) -> str:
+    """Read a whole UTF-8 file, without its byte-order mark. Raises `InputError` where it cannot be read."""
     place = Path(path)
     if place.is_dir():
-        raise InputError("found a folder; expected a JSON file", path)
+        raise InputError("found a folder; expected a file", path)
     try:
         data = place.read_bytes().removeprefix(_BOM)
     except FileNotFoundError:
-        raise InputError("no such file; expected a JSON file", path) from None
+        raise InputError("no such file", path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", path) from error
-    if not data.strip():
-        raise InputError("the file is empty; expected JSON", path)
-    return _parse_json(decode_utf8(data, path), path, None)
+    return decode_utf8(data, path)
 
 
 def _parse_json(text: str, path: str | Path, number: int | None) -> Any:

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
@@ -64,10 +64,24 @@ def write_jsonl(path: str | Path, records: Iterable[JsonRecord]) -> int:
         UsageError: `path` cannot be written to.
         InputError: a record has a value that JSON or UTF-8 cannot hold (NaN, an unpaired surrogate, an object).
     """
-    count = 0
     with atomic_open(path) as stream:
-        for count, record in enumerate(records, start=1):
-            stream.write(_json_line(path, count, record))
+        return _write_lines(stream, path, records)
+
+
+def write_jsonl_files(files: Mapping[Path, Iterable[JsonRecord]]) -> dict[Path, int]:
+    """Write several files as `write_jsonl` does and return how many records each has.
+
+    None of them changes before all are written.
+    """
+    with ExitStack() as stack:
+        streams = {path: stack.enter_context(atomic_open(path)) for path in files}
+        return {path: _write_lines(streams[path], path, records) for path, records in files.items()}
+
+
+def _write_lines(stream: IO[str], path: str | Path, records: Iterable[JsonRecord]) -> int:
+    count = 0
+    for count, record in enumerate(records, start=1):
+        stream.write(_json_line(path, count, record))
     return count
 
 

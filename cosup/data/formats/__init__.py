@@ -1,0 +1,1 @@
+"""Published data formats, one module each; `cosup.data.convert` lists them."""
