@@ -1,0 +1,202 @@
+"""What every index can do, and the manifest (`index.json`) that says what an index folder holds.
+
+Shapes: Q queries, N passages, D dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosup.errors import InputError, UsageError
+from cosup.records import Hit, Passage
+from cosup.version import __version__
+
+FORMAT = 1
+MANIFEST = "index.json"
+
+Vectors = NDArray[np.float32]
+Candidates = Sequence[Sequence[str] | None]
+
+
+class VectorIndex(Protocol):
+    """A corpus that can be searched by vector."""
+
+    @property
+    def embedder_fingerprint(self) -> str:
+        """Names the embedder that made the vectors; queries must come from its pair."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Passage]: ...
+
+    def passage(self, passage_id: str) -> Passage:
+        """Return a passage.
+
+        Raises:
+            InputError: no passage has this id.
+        """
+        ...
+
+    def search(self, queries: Vectors, k: int, candidates: Candidates | None = None) -> list[list[Hit]]:
+        """Find the passages with the highest inner products.
+
+        Args:
+            queries: [Q, D] float32.
+            k: hits a query, at most; fewer where fewer passages can be found.
+            candidates: for each query the ids that its search is limited to, or None for the whole corpus.
+
+        Returns:
+            For each query its hits, best first; equal scores in the order of the corpus.
+
+        Raises:
+            UsageError: `queries`, `k` or the number of candidate lists has the wrong form.
+            InputError: a candidate is no passage of the index.
+            CosupError: a query is not finite.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """What `index.json` says.
+
+    Attributes:
+        type: kind of index, `faiss-flat`.
+        count: N.
+        dimension: D.
+        similarity: `cosine` (vectors of unit length) or `inner_product`.
+        embedder_fingerprint: of the embedder that made the vectors.
+        checksums: SHA-256 of each other file of the folder, by name.
+        cosup_version: that wrote it.
+        format: of the folder.
+    """
+
+    type: str
+    count: int
+    dimension: int
+    similarity: str
+    embedder_fingerprint: str
+    checksums: Mapping[str, str]
+    cosup_version: str = __version__
+    format: int = FORMAT
+
+    def write(self, folder: Path) -> None:
+        """Write `index.json`, with a checksum of its own content."""
+        record = asdict(self)
+        record["sha256"] = _checksum(record)
+        (folder / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> IndexManifest:
+        """Read and check `index.json`.
+
+        Raises:
+            InputError: the folder or the file is missing, damaged, or of another format.
+        """
+        path = folder / MANIFEST
+        if not folder.is_dir():
+            raise InputError("no such index folder; make one with 'cosup index'", folder)
+        if not path.is_file():
+            raise InputError(f"not an index folder: it has no {MANIFEST}; make one with 'cosup index'", folder)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise damaged(path) from error
+        return cls._from_record(record, path)
+
+    @classmethod
+    def _from_record(cls, record: Any, path: Path) -> IndexManifest:
+        if not isinstance(record, dict) or "format" not in record:
+            raise damaged(path)
+        if record["format"] != FORMAT:
+            found = f"format {record['format']!r}; this cosup reads format {FORMAT}"
+            raise InputError(f"{found}: run 'cosup index' again", path)
+        if set(record) != {f.name for f in fields(cls)} | {"sha256"} or record.pop("sha256") != _checksum(record):
+            raise damaged(path)
+        return cls(**record)
+
+    def check_embedder(self, expected_fingerprint: str, folder: Path) -> None:
+        """Refuse an index that another embedder made.
+
+        Raises:
+            InputError: names both embedders.
+        """
+        if self.embedder_fingerprint != expected_fingerprint:
+            raise InputError(
+                f"the index was made by embedder {self.embedder_fingerprint[:12]}, but the model's embedder is "
+                f"{expected_fingerprint[:12]}; run 'cosup index' again with this model",
+                folder,
+            )
+
+    def check_files(self, folder: Path) -> None:
+        """Compare each file with its checksum.
+
+        Raises:
+            InputError: names the file that is missing or damaged.
+        """
+        for name, checksum in self.checksums.items():
+            if not (folder / name).is_file():
+                raise InputError("missing from the index; run 'cosup index' again", folder / name)
+            if file_checksum(folder / name) != checksum:
+                raise damaged(folder / name)
+
+
+def damaged(path: Path) -> InputError:
+    """Return the error for a file that is not as it was written."""
+    return InputError("damaged: its content is not what was written; run 'cosup index' again", path)
+
+
+def file_checksum(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal, without reading the file whole into memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def checked_corpus(passages: Sequence[Passage]) -> dict[str, int]:
+    """Return the row of each passage id.
+
+    Raises:
+        InputError: there are no passages, or two have one id.
+    """
+    if not passages:
+        raise InputError("the corpus has no passages; expected at least one")
+    rows: dict[str, int] = {}
+    for row, passage in enumerate(passages):
+        if rows.setdefault(passage.id, row) != row:
+            raise InputError(f"two passages have the id {passage.id!r}, numbers {rows[passage.id] + 1} and {row + 1}")
+    return rows
+
+
+def check_target(folder: Path, own_names: frozenset[str]) -> None:
+    """Make sure that `folder` can become an index folder without the loss of anything else.
+
+    Args:
+        folder: where the index is to be; need not exist.
+        own_names: files and folders of an index, which may be replaced.
+
+    Raises:
+        UsageError: it is a file, or holds something that is no part of an index.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"cannot write an index to {folder}: it is a file; choose another folder")
+    foreign = sorted(p.name for p in folder.iterdir() if p.name not in own_names) if folder.exists() else []
+    if foreign:
+        raise UsageError(f"{folder} holds '{foreign[0]}', which is no part of an index; choose an empty or new folder")
