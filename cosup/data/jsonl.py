@@ -25,7 +25,7 @@ def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     for number, line in enumerate(_lines(Path(path)), start=1):
         if line.strip():
-            yield number, _parse_object(line, path, number)
+            yield number, _parse_object(line.rstrip(b"\r\n"), path, number)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -21,13 +21,13 @@ _REACH = 32  # characters looked at on either side of a full stop
 
 # Words before a full stop that are always followed by more of the same sentence.
 _NEVER_LAST = re.compile(
-    r"mr|mrs|ms|messrs|mx|dr|prof|st|mt|ft|gen|col|maj|capt|cpt|cmdr|lt|sgt|cpl|pvt|adm|rev|hon|gov|sen|rep|pres|supt"
-    r"|e\.g|eg|i\.e|ie|viz|cf|vs|v|figs?|eqs?|sec|ch|vols?|pp?|eds?|trans|approx|ca?|nrs?|nos|op",
+    r"mr|mrs|ms|messrs|mx|dr|prof|st|mt|gen|col|maj|capt|cpt|cmdr|lt|sgt|cpl|pvt|adm|rev|hon|gov|sen|rep|pres|supt"
+    r"|e\.g|eg|i\.e|ie|viz|cf|vs|figs?|eqs?|sec|ch|vols?|pp|eds?|trans|approx|ca|nrs?|nos|op|(?-i:[cvp])",
     re.IGNORECASE,
 )
 # Words that may end a sentence; taken to do so before a word that often begins one.
 _SELDOM_LAST = re.compile(
-    r"jr|sr|inc|ltd|co|corp|llc|plc|bros|dept|univ|assn|est|ave|blvd|rd|etc|al|ibid|ph\.?d|[bm]\.?sc"
+    r"jr|sr|ft|inc|ltd|co|corp|llc|plc|bros|dept|univ|assn|est|ave|blvd|rd|etc|al|ibid|ph\.?d|[bm]\.?sc"
     r"|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tues?|wed|thu|thurs?|fri|sat|sun"
     r"|[^\W\d_](?:\.[^\W\d_])*",  # an initial, or letters with full stops: U.S, a.m
     re.IGNORECASE,

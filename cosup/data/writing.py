@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
-from cosup.errors import InputError, UsageError
+from cosup.errors import CosupError, InputError, UsageError
 
 
 class HasDict(Protocol):
@@ -32,17 +32,20 @@ def atomic_open(path: str | Path) -> Iterator[IO[str]]:
     Folders above `path` are created.
 
     Raises:
-        UsageError: `path` cannot be written to.
+        UsageError: `path` is no place for a file.
+        CosupError: writing failed (a full disk).
     """
     target = Path(os.path.realpath(path))
     draft = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    stream = _open_draft(target, draft)
     try:
-        stream = _open_draft(target, draft)
         with stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(target)
+    except OSError as error:
+        raise CosupError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         draft.unlink(missing_ok=True)
 
