@@ -1,0 +1,12 @@
+from cosup.evaluation.report import (
+    QuestionResult,
+    Report,
+    TaskScores,
+    evaluate,
+    markdown,
+    notes,
+    table_rows,
+    write_report,
+)
+
+__all__ = ["evaluate", "write_report", "Report", "TaskScores", "QuestionResult", "markdown", "notes", "table_rows"]
