@@ -182,7 +182,7 @@ def _chunks(blocks: Iterator[_Block], title: str, stem: str, limit: int) -> Iter
     trail: tuple[str, ...] = ()
     words = 0
     for block in blocks:
-        for piece in [block.text] if block.whole else _pieces(block.text, limit):
+        for piece in _pieces(block, limit):
             size = _count_words(piece)
             if pieces and (block.trail != trail or words + size > limit):
                 yield _title(trail, title, stem), "\n\n".join(pieces)
@@ -200,15 +200,15 @@ def _title(trail: tuple[str, ...], title: str, stem: str) -> str:
     return " > ".join(trail) or stem
 
 
-def _pieces(text: str, limit: int) -> Iterator[str]:
+def _pieces(block: _Block, limit: int) -> Iterator[str]:
     """Cut a paragraph into substrings of at most `limit` words: between sentences, else between words.
 
-    A paragraph without a letter or digit (a rule) has no pieces.
+    A block without a letter or digit (a rule, an empty fence) has no pieces.
     """
-    text = text.strip("\n").rstrip()
+    text = block.text.strip("\n").rstrip()
     if not any(character.isalnum() for character in text):
         return
-    if _count_words(text) <= limit:
+    if block.whole or _count_words(text) <= limit:
         yield text
         return
     start = end = words = 0

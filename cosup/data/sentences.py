@@ -29,7 +29,7 @@ _NEVER_LAST = re.compile(
 _SELDOM_LAST = re.compile(
     r"jr|sr|ft|inc|ltd|co|corp|llc|plc|bros|dept|univ|assn|est|ave|blvd|rd|etc|al|ibid|ph\.?d|[bm]\.?sc"
     r"|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tues?|wed|thu|thurs?|fri|sat|sun"
-    r"|[^\W\d_](?:\.[^\W\d_])*",  # an initial, or letters with full stops: U.S, a.m
+    r"|[^\W\d_](?:\.[^\W\d_])+",  # letters with full stops: U.S, a.m
     re.IGNORECASE,
 )
 _FIRST_WORD = re.compile(
@@ -101,4 +101,5 @@ def _may_be_last(before: str, following: str, opens_line: bool) -> bool:
         return not (opens_line and len(before) <= 3)
     if before.lower() == "no":
         return not following[0].isdecimal()
-    return not _SELDOM_LAST.fullmatch(before) or _FIRST_WORD.fullmatch(following) is not None
+    is_initial = len(before) == 1 and before.isupper()
+    return not (is_initial or _SELDOM_LAST.fullmatch(before)) or _FIRST_WORD.fullmatch(following) is not None

@@ -61,6 +61,7 @@ def test_one_sentence_stays_whole(text: str) -> None:
         ("He lived in the U.S.", "The end came."),
         ("He works for Acme Inc.", "He likes it."),
         ("Take vitamin C.", "It helps."),
+        ("Solve for x.", "Next, y."),
         ("“Go!”", "“No.”"),
         ("He left (at noon.)", "She stayed."),
         ("Cited.[12]", "Again."),
