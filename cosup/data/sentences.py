@@ -99,7 +99,7 @@ def _may_be_last(before: str, following: str, opens_line: bool) -> bool:
         return False
     if before.isdecimal():
         return not (opens_line and len(before) <= 3)
-    if before.lower() == "no":
-        return not following[0].isdecimal()
+    if before.lower() == "no" or (len(before) == 1 and before.islower()):
+        return not following[0].isdecimal()  # "No. 5", "d. 1567"
     is_initial = len(before) == 1 and before.isupper()
     return not (is_initial or _SELDOM_LAST.fullmatch(before)) or _FIRST_WORD.fullmatch(following) is not None

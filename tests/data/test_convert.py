@@ -254,7 +254,7 @@ def test_an_incomplete_beir_folder_is_named(tmp_path: Path) -> None:
 
 def _tevatron(name: str | int, positives: list[str], negatives: list[str], **more: Any) -> dict[str, Any]:
     def passages(ids: list[str]) -> list[dict[str, str]]:
-        return [{"docid": i, "title": f"T{i}", "text": f"First of {i}. Second of {i}."} for i in ids]
+        return [{"docid": i, "title": f"T{i}", "text": f"First of doc-{i}. Second of doc-{i}."} for i in ids]
 
     shaped = {"positive_passages": passages(positives), "negative_passages": passages(negatives)}
     return {"query_id": name, "query": f"{name}?", **shaped, **more}
@@ -263,7 +263,7 @@ def _tevatron(name: str | int, positives: list[str], negatives: list[str], **mor
 def test_tevatron_gives_candidates_and_negatives(tmp_path: Path) -> None:
     """Every positive is evidence; an example retrieves the first and must not pick the negatives."""
     records = [
-        _tevatron(1, ["a", "b"], ["c", "c", "b"], answers=["Second of a"]),
+        _tevatron(1, ["a", "b"], ["c", "c", "b"], answers=["Second of doc-a"]),
         _tevatron("2", ["c"], []),
         _tevatron("3", [], ["d"]),
     ]
@@ -276,9 +276,9 @@ def test_tevatron_gives_candidates_and_negatives(tmp_path: Path) -> None:
     assert questions[0].gold_ids == ("a", "b")
     assert questions[0].candidates == ("a", "b", "c")
     examples = read_examples(tmp_path / "out/examples.jsonl")
-    assert examples[0].output == (RetrievalSegment("a", "Second of a."), TextSegment("Second of a"))
+    assert examples[0].output == (RetrievalSegment("a", "Second of doc-a."), TextSegment("Second of doc-a"))
     assert examples[0].negatives == ("c",)
-    assert examples[1].output == (RetrievalSegment("c", "First of c."),)
+    assert examples[1].output == (RetrievalSegment("c", "First of doc-c."),)
     check_references([*questions, *examples], passages, "x")
 
 

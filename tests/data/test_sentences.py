@@ -40,6 +40,8 @@ def test_nothing_but_white_space_is_lost(text: str) -> None:
         "See Fig. 3 and No. 5 on p. 12.",
         "Warner Bros. Pictures made it with Acme Inc. Partners.",
         "He was born on Jan. 5 at 5 p.m. Eastern time.",
+        "Sture (b. 1517, d. 1567) was a count.",
+        "He reigned from c. 1200 on.",
         "version v1.2.3 of foo.bar works",
         "1. Install the package.",
         "He asked “why?” and left.",
