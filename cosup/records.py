@@ -91,7 +91,7 @@ class Question:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         evidence = [{"passage_id": e.passage_id, "sentence": e.sentence} for e in self.evidence]
-        record = {"id": self.id, "question": self.question, "answers": list(self.answers)}
+        record: dict[str, Any] = {"id": self.id, "question": self.question, "answers": list(self.answers)}
         record |= {"long_answer": self.long_answer, "evidence": evidence}
         candidates = None if self.candidates is None else list(self.candidates)
         return record | _set_only(candidates=candidates, instruction=self.instruction, label=self.label)

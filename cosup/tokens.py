@@ -104,7 +104,7 @@ class TextEncoder:
         spelled += [t for t in CONTROL_TOKENS if t not in spelled]
         cuts = "|".join(f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in spelled)
         self._cuts = re.compile(cuts)
-        self._prefix, self._suffix = self._template()
+        self.prefix, self.suffix = self._template()
 
     def encode(self, text: str, max_tokens: int | None = None) -> list[int]:
         """Return the ids of `text` alone, at most `max_tokens` of them, no special token among them."""
@@ -116,8 +116,8 @@ class TextEncoder:
 
     def encode_with_template(self, text: str, max_tokens: int | None = None) -> list[int]:
         """Return the ids of `text` inside the tokenizer's own template (a BOS where it adds one)."""
-        room = None if max_tokens is None else max(1, max_tokens - len(self._prefix) - len(self._suffix))
-        return self._prefix + self.encode(text, room) + self._suffix
+        room = None if max_tokens is None else max(1, max_tokens - len(self.prefix) - len(self.suffix))
+        return self.prefix + self.encode(text, room) + self.suffix
 
     def _split(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))

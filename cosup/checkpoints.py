@@ -1,0 +1,148 @@
+"""Loading one language model and its tokenizer: a hub id, a folder, or a `.gguf` file."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from cosup.errors import UsageError
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint; one without a pad token pads with its end of sequence.
+
+    Raises:
+        UsageError: the checkpoint holds no tokenizer or cannot be found.
+    """
+    folder, options = _locate(source)
+    with _explained(source), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise UsageError(f"the tokenizer of '{source}' has neither a pad nor an end-of-sequence token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_generator(source: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load a causal language model with its head.
+
+    Args:
+        source: hub id, folder or `.gguf` file (dequantised).
+        dtype: type of the weights in memory.
+
+    Raises:
+        UsageError: nothing usable is there, or the model changes its logits after the head (soft caps, scales),
+            which cosup's head would silently leave out.
+    """
+    folder, options = _locate(source)
+    with _explained(source), _quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+    model = _without_quantisation(model) if options else model
+    _check_head(model, source)
+    return model
+
+
+def load_embedder(source: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load the body of a decoder language model (no head), to embed passages with.
+
+    Args:
+        source: hub id, folder or `.gguf` file (dequantised).
+        dtype: type of the weights in memory.
+
+    Raises:
+        UsageError: nothing usable is there.
+    """
+    folder, options = _locate(source)
+    with _explained(source), _quiet():
+        if options:
+            whole = _without_quantisation(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options))
+            return whole.base_model
+        return AutoModel.from_pretrained(folder, dtype=dtype)
+
+
+def _locate(source: str) -> tuple[str, dict[str, str]]:
+    """Return what `from_pretrained` wants: a folder or hub id, and the options for a `.gguf` file."""
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UsageError(f"no file '{source}'; expected a .gguf checkpoint")
+        return str(path.parent), {"gguf_file": path.name}
+    looks_local = path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
+    if path.is_dir() or not looks_local:
+        return str(path) if path.is_dir() else source, {}
+    raise UsageError(f"no folder '{source}'; expected a hub id, a model folder or a .gguf file")
+
+
+def _without_quantisation(model: PreTrainedModel) -> PreTrainedModel:
+    """Put dequantised weights into a plain model: one loaded from `.gguf` refuses to be saved."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config._name_or_path = ""
+    with torch.device("meta"):
+        plain = type(model)(config)
+    plain.load_state_dict(model.state_dict(), assign=True, strict=False)
+    plain.to(model.dtype)
+    plain.tie_weights()
+    for name, buffer in model.named_buffers():
+        parent, _, leaf = name.rpartition(".")
+        plain.get_submodule(parent).register_buffer(leaf, buffer, persistent=leaf in _persistent(model, parent))
+    plain.generation_config = model.generation_config
+    return plain.eval()
+
+
+def _persistent(model: PreTrainedModel, parent: str) -> set[str]:
+    module = model.get_submodule(parent)
+    return set(module._buffers) - module._non_persistent_buffers_set
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel, source: str) -> None:
+    ids = torch.tensor([[0, 1]])
+    body = model.base_model(input_ids=ids).last_hidden_state
+    ours = model.get_output_embeddings()(body)
+    theirs = model(input_ids=ids).logits
+    if not torch.allclose(ours.float(), theirs.float(), rtol=1e-2, atol=1e-2):
+        raise UsageError(
+            f"'{source}' ({type(model).__name__}) changes its logits after the output head; cosup cannot train it"
+        )
+
+
+@contextlib.contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turn what the libraries raise for an unusable checkpoint into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"cannot load a model from '{source}': {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the loaders' progress bars and load reports for the time of one load."""
+    log: Any = transformers.utils.logging
+    bars, level = log.is_progress_bar_enabled(), log.get_verbosity()
+    log.disable_progress_bar()
+    log.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

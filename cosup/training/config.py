@@ -1,0 +1,97 @@
+"""Settings of a training run, in the form users of the Hugging Face `Trainer` know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from cosup.errors import UsageError, did_you_mean
+from cosup.modeling import SIMILARITIES
+
+SUPERVISIONS = ("ntp+nsp", "ntp", "nsp")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "similarity": "inner_product",
+        "temperature": 1.0,
+        "nsp_weight": 0.01,
+        "supervise_passages": True,
+        "mask_same_passage": False,
+    },
+}
+
+
+@dataclass
+class CoSupervisionConfig(TrainingArguments):
+    """`TrainingArguments` plus the co-supervision objective.
+
+    Gradient clipping (`max_grad_norm`) covers both models. Both losses are averaged over the global batch, whatever
+    `gradient_accumulation_steps` says; with accumulation, in-batch negatives come from the whole step (GradCache).
+
+    Args:
+        supervision: `ntp+nsp`, `ntp` (writing only) or `nsp` (retrieving only).
+        nsp_weight: lambda in `L = L_NTP + lambda * L_NSP` (paper, section 3.3; the paper uses 0.01).
+        similarity: `cosine` or `inner_product` (the paper's).
+        temperature: divides the similarity in the NSP loss (the paper has none: 1.0).
+        supervise_passages: whether NTP also learns the spliced passages (the paper does).
+        mask_same_passage: whether the same passage twice in a batch is kept from being its own negative.
+        embedder_learning_rate: the embedder's and projection's learning rate; None takes `learning_rate`.
+        same_title_examples: how many examples whose first passages share a title stand together in a batch, as hard
+            negatives for one another; 1 does not group.
+        recall_batch_tokens: padded tokens a batch when passages are embedded for held-out recall.
+    """
+
+    output_dir: str | None = field(default="runs/train")
+    supervision: str = field(default="ntp+nsp")
+    nsp_weight: float = field(default=0.2)
+    similarity: str = field(default="cosine")
+    temperature: float = field(default=0.05)
+    supervise_passages: bool = field(default=False)
+    mask_same_passage: bool = field(default=True)
+    embedder_learning_rate: float | None = field(default=None)
+    same_title_examples: int = field(default=1)
+    recall_batch_tokens: int = field(default=8192)
+    remove_unused_columns: bool = field(default=False)
+    report_to: None | str | list[str] = field(default="none")
+
+    def __post_init__(self) -> None:
+        """Check the objective, then what `TrainingArguments` checks.
+
+        Raises:
+            UsageError: a setting of the objective cannot be used; the message names it.
+        """
+        _check_choice("supervision", self.supervision, SUPERVISIONS)
+        _check_choice("similarity", self.similarity, SIMILARITIES)
+        for name in ("nsp_weight", "temperature"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise UsageError(f"{name} is {value!r}; expected a number of at least 0")
+        if self.same_title_examples < 1:
+            raise UsageError(f"same_title_examples is {self.same_title_examples}; expected at least 1")
+        if self.same_title_examples > 1 and self.train_sampling_strategy == "group_by_length":
+            raise UsageError("same_title_examples and train_sampling_strategy 'group_by_length' exclude each other")
+        if self.temperature == 0:
+            raise UsageError("temperature is 0; expected a number above 0 (1.0 is the paper's)")
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # TrainingArguments takes bf16 on a CPU only where the CPU is asked for
+        super().__post_init__()
+
+    @property
+    def trains_ntp(self) -> bool:
+        """Whether next-token prediction is part of the loss."""
+        return "ntp" in self.supervision
+
+    @property
+    def trains_nsp(self) -> bool:
+        """Whether next-sequence prediction is part of the loss."""
+        return "nsp" in self.supervision
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = did_you_mean(str(value), choices)
+        raise UsageError(f"{name} is {value!r}{hint}; expected one of {', '.join(choices)}")

@@ -1,0 +1,216 @@
+"""Recipes: one YAML file that says everything about a training run.
+
+Top-level keys: `generator`, `embedder`, `supervision`, `data`, `objective`, `training`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cosup.data.encoding import PROMPT
+from cosup.errors import InputError, UsageError, did_you_mean
+
+TOP_KEYS = ("generator", "embedder", "supervision", "data", "objective", "training")
+OBJECTIVE_KEYS = ("preset", "similarity", "temperature", "nsp_weight", "supervise_passages", "mask_same_passage")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The `data` part of a recipe.
+
+    Attributes:
+        passages: file, folder or hub id of the passages; or a list of them.
+        questions: questions to turn into examples; or a list.
+        examples: examples as they are; or a list. One of `questions` and `examples` is needed.
+        eval_questions: held-out questions; or a list.
+        eval_examples: held-out examples; or a list.
+        max_eval_examples: how many held-out examples are used (the first ones); None uses all.
+        template: how questions become examples.
+        prompt: prompt format.
+        max_length: tokens of a sequence.
+        max_passage_length: tokens of a passage.
+    """
+
+    passages: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    eval_questions: tuple[str, ...] = ()
+    eval_examples: tuple[str, ...] = ()
+    max_eval_examples: int | None = None
+    template: str = "claims"
+    prompt: str = PROMPT
+    max_length: int = 1024
+    max_passage_length: int = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A parsed recipe; `config()` gives the trainer's settings."""
+
+    generator: str
+    embedder: str
+    supervision: str = "ntp+nsp"
+    data: DataSettings = field(default_factory=DataSettings)
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    def config(self, **more: Any) -> Any:
+        """Return the run's `CoSupervisionConfig`: the preset, then the objective's own keys, then `training`.
+
+        Raises:
+            UsageError: a value cannot be used; the message names the setting.
+        """
+        from cosup.training.config import PRESETS, CoSupervisionConfig
+
+        objective = dict(self.objective)
+        preset = objective.pop("preset", "default")
+        if preset not in PRESETS:
+            raise UsageError(f"preset is '{preset}'{did_you_mean(str(preset), PRESETS)}; there are {', '.join(PRESETS)}")
+        settings = {**PRESETS[preset], **objective, **self.training, **more}
+        try:
+            return CoSupervisionConfig(supervision=self.supervision, **settings)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"training settings: {str(error).strip().splitlines()[0]}") from error
+
+
+def load_recipe(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Recipe:
+    """Read a recipe and apply overrides.
+
+    Args:
+        path: YAML file.
+        overrides: `(key, value)` pairs from a command line; a key is dotted (`data.passages`) or the bare name of a
+            key of any part (`learning_rate`); a value is read as YAML.
+
+    Raises:
+        InputError: the file is missing or not a YAML mapping.
+        UsageError: an unknown key or an unusable value; the message has the nearest known name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such recipe; expected a YAML file", path)
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or "not UTF-8 text"
+        raise InputError(f"not valid YAML ({reason})", path, None if mark is None else mark.line + 1) from error
+    if not isinstance(record, dict):
+        raise InputError(f"expected a mapping with the keys {', '.join(TOP_KEYS)}", path)
+    for key, value in overrides:
+        _override(record, key, value)
+    return parse_recipe(record, str(path))
+
+
+def parse_recipe(record: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Check a recipe that is already a mapping; see `load_recipe`."""
+    record = _numbers(record)
+    _check_keys(record, TOP_KEYS, where, "")
+    for name in ("generator", "embedder", "data"):
+        if name not in record:
+            raise UsageError(f"{where}: no key '{name}'; a recipe needs generator, embedder and data")
+    parts = {name: record.get(name) or {} for name in ("data", "objective", "training")}
+    for name, known in known_keys().items():
+        if not isinstance(parts[name], Mapping):
+            raise UsageError(f"{where}: '{name}' is {parts[name]!r}; expected a mapping")
+        _check_keys(parts[name], known, where, f"{name}.")
+    for name in ("generator", "embedder"):
+        if not isinstance(record[name], str):
+            raise UsageError(f"{where}: '{name}' is {record[name]!r}; expected a hub id, a folder or a .gguf file")
+    recipe = Recipe(
+        record["generator"],
+        record["embedder"],
+        str(record.get("supervision", "ntp+nsp")),
+        _data(parts["data"], where),
+        parts["objective"],
+        parts["training"],
+        record,
+    )
+    return recipe
+
+
+def known_keys() -> dict[str, tuple[str, ...]]:
+    """Return the keys that each part of a recipe may have."""
+    from cosup.training.config import CoSupervisionConfig
+
+    taken = {"supervision", *OBJECTIVE_KEYS}
+    return {
+        "data": tuple(f.name for f in fields(DataSettings)),
+        "objective": OBJECTIVE_KEYS,
+        "training": tuple(f.name for f in fields(CoSupervisionConfig) if f.init and f.name not in taken),
+    }
+
+
+def _data(record: Mapping[str, Any], where: str) -> DataSettings:
+    values = dict(record)
+    for name in ("passages", "questions", "examples", "eval_questions", "eval_examples"):
+        value = values.get(name, ())
+        values[name] = (value,) if isinstance(value, str) else tuple(value or ())
+        if not all(isinstance(item, str) for item in values[name]):
+            raise UsageError(f"{where}: data.{name} is {value!r}; expected a path or a list of paths")
+    for name in ("max_eval_examples", "max_length", "max_passage_length"):
+        value = values.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise UsageError(f"{where}: data.{name} is {value!r}; expected a whole number of at least 1")
+    settings = DataSettings(**values)
+    if not settings.passages:
+        raise UsageError(f"{where}: data.passages is missing; name the file or folder of the passages")
+    if bool(settings.questions) == bool(settings.examples):
+        raise UsageError(f"{where}: data needs either 'questions' or 'examples'")
+    return settings
+
+
+def _override(record: dict[str, Any], key: str, value: str) -> None:
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--{key} {value}: the value is not valid YAML") from error
+    part, name = _place(key)
+    if part is None:
+        record[name] = parsed
+        return
+    inner = record.setdefault(part, {})
+    if not isinstance(inner, dict):
+        raise UsageError(f"--{key}: '{part}' in the recipe is {inner!r}; expected a mapping")
+    inner[name] = parsed
+
+
+def _place(key: str) -> tuple[str | None, str]:
+    """Find which part of a recipe a command-line key belongs to."""
+    key = key.replace("-", "_")
+    known = known_keys()
+    if key in TOP_KEYS and key not in known:
+        return None, key
+    part, dot, name = key.partition(".")
+    if dot:
+        if name not in known.get(part, ()):
+            everything = [f"{p}.{n}" for p, names in known.items() for n in names]
+            raise UsageError(f"unknown setting '--{key}'{did_you_mean(key, everything)}")
+        return part, name
+    for part, names in known.items():
+        if key in names:
+            return part, key
+    everything = [*TOP_KEYS, *(n for names in known.values() for n in names)]
+    raise UsageError(f"unknown setting '--{key}'{did_you_mean(key, everything)}")
+
+
+def _check_keys(record: Mapping[str, Any], known: Sequence[str], where: str, prefix: str) -> None:
+    for key in record:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key '{prefix}{key}'{did_you_mean(str(key), known)}")
+
+
+def _numbers(value: Any) -> Any:
+    """Turn texts such as `2e-5`, which YAML 1.1 leaves as text, into numbers."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()) and "e" in value.lower():
+        return float(value)
+    return value
