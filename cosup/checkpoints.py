@@ -7,7 +7,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -51,8 +51,8 @@ def load_generator(source: str, dtype: torch.dtype = torch.float32) -> PreTraine
     """
     folder, options = _locate(source)
     with _explained(source), _quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
-    model = _without_quantisation(model) if options else model
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+    model = _without_quantisation(loaded) if options else cast(PreTrainedModel, loaded)
     _check_head(model, source)
     return model
 
@@ -70,9 +70,9 @@ def load_embedder(source: str, dtype: torch.dtype = torch.float32) -> PreTrained
     folder, options = _locate(source)
     with _explained(source), _quiet():
         if options:
-            whole = _without_quantisation(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options))
-            return whole.base_model
-        return AutoModel.from_pretrained(folder, dtype=dtype)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+            return cast(PreTrainedModel, _without_quantisation(loaded).base_model)
+        return cast(PreTrainedModel, AutoModel.from_pretrained(folder, dtype=dtype))
 
 
 def _locate(source: str) -> tuple[str, dict[str, str]]:
@@ -88,14 +88,14 @@ def _locate(source: str) -> tuple[str, dict[str, str]]:
     raise UsageError(f"no folder '{source}'; expected a hub id, a model folder or a .gguf file")
 
 
-def _without_quantisation(model: PreTrainedModel) -> PreTrainedModel:
+def _without_quantisation(model: Any) -> PreTrainedModel:
     """Put dequantised weights into a plain model: one loaded from `.gguf` refuses to be saved."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config._name_or_path = ""
     with torch.device("meta"):
-        plain = type(model)(config)
+        plain: Any = type(model)(config)
     plain.load_state_dict(model.state_dict(), assign=True, strict=False)
     plain.to(model.dtype)
     plain.tie_weights()
@@ -103,16 +103,16 @@ def _without_quantisation(model: PreTrainedModel) -> PreTrainedModel:
         parent, _, leaf = name.rpartition(".")
         plain.get_submodule(parent).register_buffer(leaf, buffer, persistent=leaf in _persistent(model, parent))
     plain.generation_config = model.generation_config
-    return plain.eval()
+    return cast(PreTrainedModel, plain.eval())
 
 
-def _persistent(model: PreTrainedModel, parent: str) -> set[str]:
+def _persistent(model: Any, parent: str) -> set[str]:
     module = model.get_submodule(parent)
-    return set(module._buffers) - module._non_persistent_buffers_set
+    return set(module._buffers) - set(module._non_persistent_buffers_set)
 
 
 @torch.no_grad()
-def _check_head(model: PreTrainedModel, source: str) -> None:
+def _check_head(model: Any, source: str) -> None:
     ids = torch.tensor([[0, 1]])
     body = model.base_model(input_ids=ids).last_hidden_state
     ours = model.get_output_embeddings()(body)

@@ -182,7 +182,8 @@ class CoSupervisedModel(nn.Module):
         positions = positions_of(attention_mask)
         body = self.generator.base_model
         states = body(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
-        return states.last_hidden_state
+        last: torch.Tensor = states.last_hidden_state
+        return last
 
     def to_query(self, states: torch.Tensor) -> torch.Tensor:
         """Turn hidden states at `[Ret]` [R, H] into float32 queries [R, D] (unit length for cosine)."""

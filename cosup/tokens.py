@@ -66,16 +66,18 @@ def add_control_tokens(tokenizer: PreTrainedTokenizerBase, generator: PreTrained
     starts = {token: encoder.encode(_INITIAL_WORDS[token]) for token in fresh}
     tokenizer.add_special_tokens({"extra_special_tokens": fresh}, replace_extra_special_tokens=False)
     ids = control_token_ids(tokenizer)
-    rows = generator.get_input_embeddings().weight.shape[0]
+    inputs: Any = generator.get_input_embeddings()
+    rows = inputs.weight.shape[0]
     if len(tokenizer) > rows:
         generator.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     for token in fresh:
-        _initialise_row(generator, int(tokenizer.convert_tokens_to_ids(token)), starts[token])
+        _initialise_row(generator, tokenizer.get_vocab()[token], starts[token])
     return ids
 
 
 def _initialise_row(generator: PreTrainedModel, row: int, word_ids: list[int]) -> None:
-    matrices = {id(m.weight): m for m in (generator.get_input_embeddings(), generator.get_output_embeddings()) if m}
+    both: list[Any] = [generator.get_input_embeddings(), generator.get_output_embeddings()]
+    matrices = {id(m.weight): m for m in both if m is not None}
     with torch.no_grad():
         for matrix in matrices.values():
             weight: Any = matrix.weight

@@ -82,7 +82,7 @@ class CoSupervisionCollator:
         """Return the batch.
 
         Keys: `input_ids`, `attention_mask`, `labels` [B, L]; `ret_rows`, `ret_columns` [R]; `passage_input_ids`,
-        `passage_attention_mask` [P, Lp]; `candidates` [M], the passage row of each candidate of the NSP loss; `positives` [R],
+        `passage_attention_mask` [P, Lp]; `candidates` [M], the passage row of each candidate; `positives` [R],
         the candidate that each `[Ret]` must pick.
         """
         input_ids, attention_mask = pad_right([e.input_ids for e in examples], self.generator_pad)

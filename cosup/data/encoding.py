@@ -1,7 +1,7 @@
 """Examples as token ids: one encoding for training and for answering.
 
-A sequence is `prompt | [Ret] passage [Cs] claim [Ce] | .. | final text | EOS` (paper, section 3). Each part is encoded by
-itself, so that the engine, which reads and writes part by part, sees the tokens that training saw.
+A sequence is `prompt | [Ret] passage [Cs] claim [Ce] | .. | final text | EOS` (paper, section 3). Each part is
+encoded by itself, so that the engine, which reads and writes part by part, sees the tokens that training saw.
 """
 
 from __future__ import annotations

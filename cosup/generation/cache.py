@@ -43,7 +43,7 @@ class RowCache:
         start = torch.tensor(self.lengths, device=device)[:, None]
         positions = (start + new.cumsum(dim=1) - 1).clamp_min(0) * new
         self.mask = torch.cat([self.mask, new], dim=1)
-        states = self.body(
+        states: torch.Tensor = self.body(
             input_ids=ids,
             attention_mask=self.mask,
             position_ids=positions,
@@ -73,13 +73,13 @@ class RowCache:
         if width == self.mask.shape[1]:
             return
         order = torch.argsort(1 - self.mask, dim=1, stable=True)[:, :width]
-        for layer in self.cache.layers:
+        layers: list[Any] = self.cache.layers
+        for layer in layers:
             layer.keys = _pick(layer.keys, order)
             layer.values = _pick(layer.values, order)
         self.mask = self.mask.gather(1, order)
 
 
-def _pick(tensor: torch.Tensor | None, order: torch.Tensor) -> torch.Tensor:
-    assert tensor is not None
+def _pick(tensor: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     index = order[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3])
     return tensor.gather(2, index)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from typing_extensions import TypeIs
 
 from cosup.data.encoding import ExampleEncoder
 from cosup.errors import InputError, UsageError
@@ -67,7 +68,7 @@ class Engine:
         settings: GenerationSettings | None = None,
     ) -> None:
         self.model = model.eval()
-        self.retriever: Retriever = StateRetriever(model, index) if _is_index(index) else index  # type: ignore[arg-type]
+        self.retriever: Retriever = StateRetriever(model, index) if _is_index(index) else index
         self.settings = settings or GenerationSettings()
         self.max_length = self.settings.max_length or model.settings.max_length
         limit = getattr(model.generator.config, "max_position_embeddings", None)
@@ -204,5 +205,5 @@ class Engine:
         return str(tokenizer.decode(piece.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _is_index(source: VectorIndex | Retriever) -> bool:
+def _is_index(source: VectorIndex | Retriever) -> TypeIs[VectorIndex]:
     return hasattr(source, "embedder_fingerprint")

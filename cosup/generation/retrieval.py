@@ -89,9 +89,7 @@ class SeparateRetriever(StateRetriever):
         return _search(self.index, self.model.to_query(last), requests, k)
 
 
-def _search(
-    index: VectorIndex, queries: torch.Tensor, requests: Sequence[RetrievalRequest], k: int
-) -> list[list[Hit]]:
+def _search(index: VectorIndex, queries: torch.Tensor, requests: Sequence[RetrievalRequest], k: int) -> list[list[Hit]]:
     candidates = [r.candidates for r in requests]
     limited = candidates if any(c is not None for c in candidates) else None
     return index.search(queries.float().cpu().numpy(), k, limited)

@@ -86,19 +86,15 @@ def cache_gradients(
     filled = [torch.zeros_like(v) if g is None else g for v, g in zip([*queries, *passages], gradients, strict=True)]
     step = NSPResult(result.loss_sum.detach(), result.correct)
     half = len(queries)
-    return [
-        CachedGradients(filled[i], filled[half + i], m.random_state, step) for i, m in enumerate(micro_batches)
-    ]
+    return [CachedGradients(filled[i], filled[half + i], m.random_state, step) for i, m in enumerate(micro_batches)]
 
 
 def surrogate_loss(queries: torch.Tensor, passages: torch.Tensor, cached: CachedGradients) -> torch.Tensor:
-    """Return a scalar whose gradient is the step's summed NSP loss's, seen from this micro-batch. Its value means nothing."""
+    """Return a scalar that has this micro-batch's gradient of the step's summed NSP loss; its value means nothing."""
     return (queries * cached.queries).sum() + (passages * cached.passages).sum()
 
 
-def _join(
-    micro_batches: Sequence[MicroBatch], passages: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _join(micro_batches: Sequence[MicroBatch], passages: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Join the candidates; a passage that stands in two micro-batches is one candidate where keys tell."""
     columns: list[torch.Tensor] = []
     positives: list[torch.Tensor] = []

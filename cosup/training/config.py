@@ -56,7 +56,7 @@ class CoSupervisionConfig(TrainingArguments):
     same_title_examples: int = field(default=1)
     recall_batch_tokens: int = field(default=8192)
     remove_unused_columns: bool = field(default=False)
-    report_to: None | str | list[str] = field(default="none")
+    report_to: str | list[str] | None = field(default="none")
 
     def __post_init__(self) -> None:
         """Check the objective, then what `TrainingArguments` checks.
@@ -78,7 +78,7 @@ class CoSupervisionConfig(TrainingArguments):
             raise UsageError("temperature is 0; expected a number above 0 (1.0 is the paper's)")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments takes bf16 on a CPU only where the CPU is asked for
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
 
     @property
     def trains_ntp(self) -> bool:

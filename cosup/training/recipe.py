@@ -73,7 +73,9 @@ class Recipe:
         objective = dict(self.objective)
         preset = objective.pop("preset", "default")
         if preset not in PRESETS:
-            raise UsageError(f"preset is '{preset}'{did_you_mean(str(preset), PRESETS)}; there are {', '.join(PRESETS)}")
+            raise UsageError(
+                f"preset is '{preset}'{did_you_mean(str(preset), PRESETS)}; there are {', '.join(PRESETS)}"
+            )
         settings = {**PRESETS[preset], **objective, **self.training, **more}
         try:
             return CoSupervisionConfig(supervision=self.supervision, **settings)
@@ -124,7 +126,7 @@ def parse_recipe(record: Mapping[str, Any], where: str = "recipe") -> Recipe:
     for name in ("generator", "embedder"):
         if not isinstance(record[name], str):
             raise UsageError(f"{where}: '{name}' is {record[name]!r}; expected a hub id, a folder or a .gguf file")
-    recipe = Recipe(
+    return Recipe(
         record["generator"],
         record["embedder"],
         str(record.get("supervision", "ntp+nsp")),
@@ -133,7 +135,6 @@ def parse_recipe(record: Mapping[str, Any], where: str = "recipe") -> Recipe:
         parts["training"],
         record,
     )
-    return recipe
 
 
 def known_keys() -> dict[str, tuple[str, ...]]:

@@ -97,7 +97,7 @@ class CoSupervisionTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor | int | None]:
-        """Collect a step's micro-batches, count what they supervise, and cache NSP gradients where there are several."""
+        """Collect a step's micro-batches, count what they supervise, cache NSP gradients where there are several."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._step_tokens = max(1, sum(int((b["labels"][:, 1:] != -100).sum()) for b in batches))
         self._step_retrievals = max(1, sum(len(b["ret_rows"]) for b in batches))
@@ -116,7 +116,8 @@ class CoSupervisionTrainer(Trainer):
             state = RandomState(self.args.device)
             with torch.no_grad():
                 output = self._forward(self.model_wrapped, inputs, with_labels=False)
-            assert output.queries is not None and output.passages is not None
+            assert output.queries is not None
+            assert output.passages is not None
             keys = _passage_keys(batch, candidates) if self.args.mask_same_passage else None
             micro_batches.append(MicroBatch(output.queries, output.passages, candidates, positives, keys, state))
         return cache_gradients(micro_batches, self._info_nce)
@@ -153,8 +154,10 @@ class CoSupervisionTrainer(Trainer):
                 if first:
                     self._count_nsp(cached.step)
             self._sums["retrievals"] += len(output.queries)
-            loss = loss + self.args.nsp_weight * nsp / self._step_retrievals if self.args.trains_ntp else (
-                loss + nsp / self._step_retrievals
+            loss = (
+                loss + self.args.nsp_weight * nsp / self._step_retrievals
+                if self.args.trains_ntp
+                else (loss + nsp / self._step_retrievals)
             )
         return (loss, output) if return_outputs else loss
 
@@ -187,7 +190,7 @@ class CoSupervisionTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer with a group for each model, so that the embedder may have its own learning rate."""
         if self.optimizer is None:
-            source = self.model if model is None else model
+            source: Any = self.model if model is None else model
             decayed = set(self.get_decay_parameter_names(source))
             cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, source)
             rate = self.args.learning_rate
@@ -198,7 +201,9 @@ class CoSupervisionTrainer(Trainer):
                     chosen = [
                         p
                         for name, p in source.named_parameters()
-                        if p.requires_grad and name.startswith("generator.") is is_generator and (name in decayed) is decays
+                        if p.requires_grad
+                        and name.startswith("generator.") is is_generator
+                        and (name in decayed) is decays
                     ]
                     decay = self.args.weight_decay if decays else 0.0
                     lr = rate if is_generator else embedder_rate
@@ -207,7 +212,7 @@ class CoSupervisionTrainer(Trainer):
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> EpochSampler:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         lengths = None
         if self.args.train_sampling_strategy == "group_by_length":
             lengths = [len(dataset[i].input_ids) for i in range(len(dataset))]
@@ -252,7 +257,7 @@ class CoSupervisionTrainer(Trainer):
             `eval_loss` (the training objective), `eval_ntp_loss`, `eval_nsp_loss`, `eval_nsp_accuracy`,
             `eval_recall@1`, `eval_recall@10`; shares are of 1.
         """
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise UsageError("no held-out examples to evaluate on; give the trainer an eval_dataset")
         loader = self.get_eval_dataloader(dataset)

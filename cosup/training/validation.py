@@ -88,9 +88,7 @@ def _add(sums: _Sums, model: CoSupervisedModel, batch: dict[str, torch.Tensor]) 
         sums.queries.append(output.queries.float().cpu())
 
 
-def _recall(
-    model: CoSupervisedModel, queries: torch.Tensor, pool: Pool, batch_tokens: int
-) -> dict[str, float]:
+def _recall(model: CoSupervisedModel, queries: torch.Tensor, pool: Pool, batch_tokens: int) -> dict[str, float]:
     """Share of `[Ret]` tokens whose own passage is among the k nearest of the pool."""
     vectors = embed_sorted(model, pool.encoded, batch_tokens)
     wanted = torch.tensor(pool.wanted[: len(queries)])
