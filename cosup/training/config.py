@@ -72,8 +72,6 @@ class CoSupervisionConfig(TrainingArguments):
                 raise UsageError(f"{name} is {value!r}; expected a number of at least 0")
         if self.same_title_examples < 1:
             raise UsageError(f"same_title_examples is {self.same_title_examples}; expected at least 1")
-        if self.same_title_examples > 1 and self.train_sampling_strategy == "group_by_length":
-            raise UsageError("same_title_examples and train_sampling_strategy 'group_by_length' exclude each other")
         if self.temperature == 0:
             raise UsageError("temperature is 0; expected a number above 0 (1.0 is the paper's)")
         if not torch.accelerator.is_available():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Sampler
@@ -10,17 +11,30 @@ from torch.utils.data import Sampler
 MEGABATCH = 32
 
 
+@dataclass(frozen=True)
+class Topics:
+    """What makes examples hard negatives for one another.
+
+    Attributes:
+        topics: topic of each example.
+        passages: passage of each example; two with the same are no negatives for one another.
+        together: examples of one topic that stand together in a batch.
+    """
+
+    topics: Sequence[str]
+    passages: Sequence[str]
+    together: int
+
+
 class EpochSampler(Sampler[int]):
-    """Random order, reshuffled every epoch; optionally in batches of similar length or with similar topics together.
+    """Random order, reshuffled every epoch; optionally in batches of similar length, with topics together.
 
     Args:
         count: number of examples.
-        batch_size: examples a step, for grouping.
+        batch_size: examples a step.
         seed: the order's seed.
         lengths: length of each example, to group by; None does not group.
-        topics: topic of each example; examples of one topic then stand together, `together` at a time, so that they
-            are hard negatives for one another. None does not. Excludes `lengths`.
-        together: see `topics`.
+        topics: what is to stand together; None puts nothing together.
     """
 
     def __init__(
@@ -29,15 +43,13 @@ class EpochSampler(Sampler[int]):
         batch_size: int,
         seed: int,
         lengths: Sequence[int] | None = None,
-        topics: Sequence[str] | None = None,
-        together: int = 1,
+        topics: Topics | None = None,
     ) -> None:
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
         self.lengths = lengths
         self.topics = topics
-        self.together = together
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -50,30 +62,37 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.count, generator=random).tolist()
+        runs = [[index] for index in order]
+        rest: list[list[int]] = []
         if self.topics is not None:
-            return iter(self._by_topic(order, random))
-        if self.lengths is None:
-            return iter(order)
-        return iter(self._grouped(order, random))
+            runs, rest = self._runs(order, self.topics)
+            runs = [runs[i] for i in torch.randperm(len(runs), generator=random).tolist()]
+        if self.lengths is not None:
+            runs = self._grouped(runs, random)
+        return (index for run in runs + rest for index in run)
 
-    def _grouped(self, order: list[int], random: torch.Generator) -> list[int]:
+    def _runs(self, order: Sequence[int], topics: Topics) -> tuple[list[list[int]], list[list[int]]]:
+        """Cut each topic's examples into runs with distinct passages, alike in length; runs that are short come apart."""
+        layers: dict[tuple[str, int], list[int]] = {}
+        seen: dict[str, int] = {}
+        for index in order:
+            passage = topics.passages[index]
+            seen[passage] = seen.get(passage, -1) + 1
+            layers.setdefault((topics.topics[index], seen[passage]), []).append(index)
+        size = topics.together
+        if self.lengths is not None:
+            layers = {key: sorted(found, key=self.lengths.__getitem__) for key, found in layers.items()}
+        runs = [found[i : i + size] for found in layers.values() for i in range(0, len(found), size)]
+        return [r for r in runs if len(r) == size], [r for r in runs if len(r) < size]
+
+    def _grouped(self, runs: list[list[int]], random: torch.Generator) -> list[list[int]]:
         """Sort within stretches of `MEGABATCH` batches, then shuffle the batches; a short last batch stays last."""
         lengths = self.lengths or []
-        span = self.batch_size * MEGABATCH
-        stretches = [order[i : i + span] for i in range(0, self.count, span)]
-        ordered = [i for stretch in stretches for i in sorted(stretch, key=lambda i: lengths[i], reverse=True)]
-        batches = [ordered[i : i + self.batch_size] for i in range(0, self.count, self.batch_size)]
-        tail = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []
+        size = max(1, self.batch_size // max(1, len(runs[0]) if runs else 1))
+        span = size * MEGABATCH
+        stretches = [runs[i : i + span] for i in range(0, len(runs), span)]
+        ordered = [r for s in stretches for r in sorted(s, key=lambda run: max(lengths[i] for i in run), reverse=True)]
+        batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+        tail = [batches.pop()] if batches and len(batches[-1]) < size else []
         shuffled = [batches[i] for i in torch.randperm(len(batches), generator=random).tolist()]
-        return [i for batch in shuffled + tail for i in batch]
-
-    def _by_topic(self, order: list[int], random: torch.Generator) -> list[int]:
-        """Cut each topic's examples into runs of `together` and shuffle the runs; shorter runs come last."""
-        topics = self.topics or []
-        members: dict[str, list[int]] = {}
-        for index in order:
-            members.setdefault(topics[index], []).append(index)
-        size = self.together
-        runs = [found[i : i + size] for found in members.values() for i in range(0, len(found), size)]
-        shuffled = [runs[i] for i in torch.randperm(len(runs), generator=random).tolist()]
-        return [i for run in sorted(shuffled, key=lambda run: len(run) < size) for i in run]
+        return [run for batch in shuffled + tail for run in batch]

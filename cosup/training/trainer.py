@@ -22,7 +22,7 @@ from cosup.losses.ntp import ntp_loss_sum
 from cosup.modeling import CoSupervisedModel, PairOutput
 from cosup.records import Example, Passage
 from cosup.training.config import CoSupervisionConfig
-from cosup.training.sampler import EpochSampler
+from cosup.training.sampler import EpochSampler, Topics
 from cosup.training.validation import Pool, validate
 
 logger = logging.getLogger(__name__)
@@ -218,19 +218,17 @@ class CoSupervisionTrainer(Trainer):
             lengths = [len(dataset[i].input_ids) for i in range(len(dataset))]
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        together = self.args.same_title_examples
-        topics = [self._topic(example) for example in dataset.examples] if together > 1 else None
-        return EpochSampler(len(dataset), size, seed, lengths, topics, together)
+        topics = self._topics(dataset.examples) if self.args.same_title_examples > 1 else None
+        return EpochSampler(len(dataset), size, seed, lengths, topics)
 
     def _get_eval_sampler(self, eval_dataset: Dataset[Any]) -> SequentialSampler:
         return SequentialSampler(eval_dataset)  # type: ignore[arg-type]
 
-    def _topic(self, example: Example) -> str:
-        """The title of an example's first passage; the passage's id where it has none."""
-        if not example.passage_ids:
-            return ""
-        passage = self._passages[example.passage_ids[0]]
-        return passage.title or passage.id
+    def _topics(self, examples: Sequence[Example]) -> Topics:
+        """Titles of the examples' first passages; the passage's id where it has none."""
+        first = [e.passage_ids[0] if e.passage_ids else "" for e in examples]
+        titles = [self._passages[i].title or i if i else "" for i in first]
+        return Topics(titles, first, self.args.same_title_examples)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add `ntp_loss`, `nsp_loss` and `nsp_accuracy` since the last log to what is logged."""
