@@ -64,6 +64,12 @@ def draw_answer(console: Console, answer: Answer, passages: Mapping[str, Passage
     """
     console.print(Text(safe_text(answer.question), style="bold"))
     console.print(Padding(cited_text(answer), (0, 0, 0, 2)))
+    draw_citations(console, answer, passages)
+    console.print()
+
+
+def draw_citations(console: Console, answer: Answer, passages: Mapping[str, Passage]) -> None:
+    """Draw, numbered as in an answer's text, each cited passage with what supports the claims; see `draw_answer`."""
     by_number: dict[int, list[Citation]] = {}
     for citation in answer.citations:
         by_number.setdefault(citation.n, []).append(citation)
@@ -73,7 +79,6 @@ def draw_answer(console: Console, answer: Answer, passages: Mapping[str, Passage
         if passage_id in passages:
             body = supported_text(passages[passage_id], [c.claim for c in citations], _colour(number))
             console.print(Padding(body, (0, 0, 0, 6)))
-    console.print()
 
 
 def supported_text(passage: Passage, claims: Sequence[str], colour: str) -> Text:

@@ -24,6 +24,8 @@ ROOMS = (
     "generation",
     "evaluation",
     "console",
+    "info",
+    "shell",
     "demo",
     "cli",
 )

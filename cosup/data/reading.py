@@ -15,6 +15,7 @@ from cosup.records import Answer, Example, Passage, Question
 __all__ = [
     "check_references",
     "iter_jsonl",
+    "read_all",
     "read_answers",
     "read_examples",
     "read_passages",
@@ -96,6 +97,27 @@ def read_examples(path: str | Path) -> list[Example]:
 def read_answers(path: str | Path) -> list[Answer]:
     """Read a `predictions.jsonl`, in its order. Raises `InputError` naming file and line."""
     return _read(path, Answer.from_dict)
+
+
+def read_all(read: Callable[[str], Iterable[Record]], paths: Iterable[str | Path]) -> list[Record]:
+    """Read several files of one kind, in their order.
+
+    Args:
+        read: reads one of them, such as `read_passages`.
+        paths: the files.
+
+    Raises:
+        InputError: an id stands in two files; and what `read` raises.
+    """
+    seen: dict[str, str | Path] = {}
+    records: list[Record] = []
+    for path in paths:
+        for record in read(str(path)):
+            if record.id in seen:
+                raise InputError(f"id {record.id!r} stands in {seen[record.id]} too; expected distinct ids", path)
+            seen[record.id] = path
+            records.append(record)
+    return records
 
 
 def _read(path: str | Path, parse: Callable[[Mapping[str, Any]], Record]) -> list[Record]:

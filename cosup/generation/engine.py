@@ -104,6 +104,16 @@ class Engine:
                 pass
             yield [self._answer(row) for row in batch]
 
+    def check(self, question: Question) -> None:
+        """Check a question before any work is done.
+
+        Raises:
+            InputError: it does not fit into the context, or its candidates are empty or unknown.
+        """
+        self._row(question)
+        for passage_id in question.candidates or ():
+            self.retriever.passage(passage_id)
+
     def stream(self, question: Question) -> Iterator[Event]:
         """Answer one question and give what happens as it happens; `Finished` comes last.
 

@@ -5,29 +5,32 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
-from cosup.data.reading import check_references, read_examples, read_passages, read_questions
+from cosup.data.reading import check_references, read_all, read_examples, read_passages, read_questions
 from cosup.data.templates import question_to_example
-from cosup.errors import InputError, UsageError
+from cosup.errors import UsageError
 from cosup.modeling import CoSupervisedModel, PairSettings
 from cosup.records import Example, Passage
+from cosup.training.progress import Report, report_to
 from cosup.training.recipe import DataSettings, Recipe
 from cosup.training.trainer import CoSupervisionTrainer, last_complete_checkpoint
 
 logger = logging.getLogger(__name__)
 
-Record = TypeVar("Record")
 
-
-def train(recipe: Recipe) -> Path:
+def train(recipe: Recipe, progress: Report | None = None) -> Path:
     """Run a recipe to its end, from its last complete checkpoint where there is one.
 
     The run folder (`training.output_dir`) gets `recipe.yaml`, `checkpoint-N/`, `metrics.json` and at last `model/`.
+
+    Args:
+        recipe: what to train.
+        progress: told about every step, in place of the bars and prints of `Trainer`.
 
     Returns:
         The model folder.
@@ -54,6 +57,8 @@ def train(recipe: Recipe) -> Path:
         eval_examples or None,
         [p for p in passages if p.id in wanted],
     )
+    if progress is not None:
+        report_to(trainer, progress)
     checkpoint = last_complete_checkpoint(folder)
     if checkpoint is not None:
         logger.warning("going on from %s", checkpoint)
@@ -109,24 +114,6 @@ def _examples(
         asked = read_questions(path)
         check_references(asked, passages.values(), path)
         found += [question_to_example(q, passages, template) for q in asked]
-    return found
-
-
-def read_all(read: Callable[[str], list[Record]], paths: Sequence[str]) -> list[Record]:
-    """Read several files of one kind; an id in two of them is refused.
-
-    Raises:
-        InputError: an id stands in two files.
-    """
-    found: list[Record] = []
-    seen: dict[str, str] = {}
-    for path in paths:
-        for record in read(path):
-            identifier = str(getattr(record, "id", ""))
-            if identifier in seen:
-                raise InputError(f"id '{identifier}' stands in {seen[identifier]} too; ids must be distinct", path)
-            seen[identifier] = path
-            found.append(record)
     return found
 
 

@@ -1,0 +1,462 @@
+"""The command line: wires the rooms together, nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cosup.errors import InputError, UsageError
+from cosup.shell import Shell, run
+from cosup.version import __version__
+
+if TYPE_CHECKING:
+    from cosup.generation.engine import Engine
+    from cosup.generation.settings import GenerationSettings
+    from cosup.index.faiss_index import FaissIndex
+    from cosup.modeling import CoSupervisedModel
+    from cosup.records import Question
+
+app = typer.Typer(
+    help="""Train one language model to write and to retrieve, and answer questions with checkable citations.
+
+    \b
+    See it work (a few minutes on a CPU, no download):
+      cosup demo
+    From your own data to measured answers:
+      cosup train recipe.yaml
+      cosup index --model runs/train/model --passages passages.jsonl --output index
+      cosup ask --model runs/train/model --index index "Who wrote it?"
+      cosup generate --model runs/train/model --index index --questions questions.jsonl --output predictions.jsonl
+      cosup evaluate --predictions predictions.jsonl --questions questions.jsonl --passages passages.jsonl --output .
+    """,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+class Dtype(StrEnum):
+    """Type of the weights in memory."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+Model = Annotated[Path, typer.Option("--model", help="Model folder, as 'cosup train' writes it.", show_default=False)]
+Index = Annotated[Path, typer.Option("--index", help="Index folder, as 'cosup index' writes it.", show_default=False)]
+RetFirst = Annotated[bool, typer.Option("--ret-first", help="Retrieve before the first word.")]
+CtxTruncate = Annotated[bool, typer.Option("--ctx-truncate", help="Drop each passage once its claim is written.")]
+Sample = Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest token.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="Of sampling.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Nucleus of sampling.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of sampling.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Tokens to write; passages are not counted.")]
+MaxLength = Annotated[
+    int | None, typer.Option("--max-length", help="Tokens of prompt, passages and text.  [default: the model's own]")
+]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="auto: bfloat16 on a GPU, float32 on a CPU.")]
+
+
+@app.callback(invoke_without_command=True)
+def _globals(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and other libraries' warnings.")] = False,  # noqa: ARG001
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no notes; errors and warnings stay.")] = False,
+) -> None:
+    context.obj = Shell(quiet=quiet)
+    if version:
+        context.obj.result(f"cosup {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", help="Folder for model, index, predictions and report.")] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[int, typer.Option("--seed", help="Of the made-up corpus and of training.")] = 0,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also train with separate supervision and show both.")
+    ] = False,
+) -> None:
+    """Train, index, ask and measure a small pair.
+
+    On a made-up corpus, without any download: a progress bar, a table of measures over 500+ held-out questions, and
+    three answers with their citations.
+    """
+    from cosup.demo import run_demo
+
+    run_demo(output, seed, compare)
+
+
+@app.command()
+def convert(
+    context: typer.Context,
+    format_name: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help="One of: folder, squad, hotpotqa, beir, tevatron, parquet, examples.",
+            show_default=False,
+        ),
+    ],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="File or folder to read.", show_default=False)],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write into.", show_default=False)],
+) -> None:
+    """Convert a published format into cosup's own files.
+
+    \b
+    cosup convert squad dev-v1.1.json data/squad
+    cosup convert folder docs/ data/docs          Markdown and text files into passages
+    cosup convert examples data/squad data/squad  questions into training examples, to look at or to change
+    """
+    from cosup.data.convert import convert as convert_files
+
+    shell: Shell = context.obj
+    done = convert_files(format_name, source, output)
+    for reason, count in done.skipped.items():
+        shell.note(f"skipped {count:,} {reason}")
+    for path, count in done.written.items():
+        shell.result(f"{path}  {count:,}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A YAML file; --KEY VALUE pairs may follow.", show_default=False)
+    ],
+) -> None:
+    """Train a pair as a recipe says.
+
+    The same command goes on after an interruption.
+
+    Every key of the recipe can be given another value: --learning_rate 1e-4, --data.max_length 512,
+    --generator ./my-model, --output_dir runs/second. All names of Hugging Face's TrainingArguments work.
+
+    \b
+    cosup train recipes/squad-smollm2.yaml --max_steps 300 --output_dir runs/short
+    """
+    from cosup.info import Info, run_figures
+    from cosup.training.recipe import load_recipe
+
+    shell: Shell = context.obj
+    path, overrides = split_overrides([recipe, *context.args])
+    loaded = load_recipe(path, overrides)
+    with shell.progress("training", "steps") as report:
+        from cosup.training.run import train as train_recipe
+
+        model = train_recipe(loaded, report)
+    for line in Info(f"trained: {model}", tuple(run_figures(model.parent))).lines:
+        shell.note(line)
+    shell.result(str(model))
+
+
+@app.command()
+def index(
+    context: typer.Context,
+    model: Model,
+    passages: Annotated[
+        list[Path],
+        typer.Option(
+            "--passages",
+            help="passages.jsonl, a Parquet file, or a folder of Markdown and text files; can be given several times.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", help="Index folder to write.", show_default=False)],
+    dtype: DtypeOption = Dtype.auto,
+) -> None:
+    """Embed a corpus and write its index.
+
+    The same command goes on after an interruption.
+
+    \b
+    cosup index --model runs/train/model --passages data/passages.jsonl --output index
+    cosup index --model runs/train/model --passages ~/notes --output notes-index    your own Markdown files
+    """
+    from cosup.data.reading import read_all, read_passages
+    from cosup.index.base import check_target
+    from cosup.index.build import build_index
+    from cosup.index.faiss_index import OWN_NAMES
+
+    shell: Shell = context.obj
+    folder = _model_folder(model)
+    check_target(output, OWN_NAMES)
+    corpus = read_all(read_passages, passages)
+    pair = _load_pair(folder, dtype)
+    with shell.progress("indexing", "passages") as report:
+        report(0, len(corpus), "")
+        built = build_index(pair, corpus, output, pair.settings.similarity, lambda done, n: report(done, n, ""))
+    shell.result(f"{output}  {len(built):,} passages")
+
+
+@app.command()
+def ask(
+    context: typer.Context,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.", show_default=False)],
+    model: Model,
+    index: Index,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
+    ret_first: RetFirst = False,
+    ctx_truncate: CtxTruncate = False,
+    sample: Sample = False,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.9,
+    seed: Seed = 0,
+    max_new_tokens: MaxNewTokens = 256,
+    max_length: MaxLength = None,
+    dtype: DtypeOption = Dtype.auto,
+) -> None:
+    """Answer one question and show the passages it cites.
+
+    \b
+    cosup ask --model runs/demo/model --index runs/demo/index "Where was Ada Thorne born?"
+    """
+    from cosup.generation.settings import GenerationSettings
+    from cosup.records import Question
+
+    shell: Shell = context.obj
+    asked = Question("question", _checked_text(question))
+    settings = GenerationSettings(max_new_tokens, max_length, sample, temperature, top_p, seed, ret_first, ctx_truncate)
+    engine, found = _load_engine(model, index, settings, dtype)
+    engine.check(asked)
+    if as_json:
+        shell.result(json.dumps(engine.generate([asked])[0].to_dict(), ensure_ascii=False))
+    else:
+        _show_live(shell, engine, asked, found)
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    model: Model,
+    index: Index,
+    questions: Annotated[Path, typer.Option("--questions", help="questions.jsonl.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", help="predictions.jsonl to write.", show_default=False)],
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions at once.")] = 32,
+    ret_first: RetFirst = False,
+    ctx_truncate: CtxTruncate = False,
+    sample: Sample = False,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.9,
+    seed: Seed = 0,
+    max_new_tokens: MaxNewTokens = 256,
+    max_length: MaxLength = None,
+    dtype: DtypeOption = Dtype.auto,
+) -> None:
+    """Answer a file of questions.
+
+    The same command goes on after an interruption.
+
+    \b
+    cosup generate --model runs/demo/model --index runs/demo/index --questions runs/demo/questions.jsonl \\
+      --output predictions.jsonl
+    """
+    from cosup.data.reading import read_questions
+    from cosup.generation import predict
+    from cosup.generation.settings import GenerationSettings
+
+    shell: Shell = context.obj
+    settings = GenerationSettings(max_new_tokens, max_length, sample, temperature, top_p, seed, ret_first, ctx_truncate)
+    predict.check_output(output)
+    asked = read_questions(questions)
+    engine, _ = _load_engine(model, index, settings, dtype)
+    predict.check_questions(engine, asked, questions)
+    identity = predict.identity_of(model, index, questions, settings, str(engine.model.generator.dtype))
+    with shell.progress("answering", "questions") as report:
+        answers = predict.predict(engine, asked, output, identity, batch_size, report)
+    shell.result(f"{output}  {len(answers):,} predictions")
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    predictions: Annotated[
+        list[Path], typer.Option("--predictions", help="predictions.jsonl; several times.", show_default=False)
+    ],
+    questions: Annotated[
+        list[Path],
+        typer.Option(
+            "--questions", help="questions.jsonl; several times, each then a task of its own.", show_default=False
+        ),
+    ],
+    passages: Annotated[
+        list[Path],
+        typer.Option("--passages", help="The corpus that was searched; several times.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", help="Folder for report.json and its like.", show_default=False)],
+) -> None:
+    """Measure answers, retrieval and citations.
+
+    Writes report.json, report.md and per_question.jsonl into the output folder.
+
+    \b
+    cosup evaluate --predictions predictions.jsonl --questions questions.jsonl --passages passages.jsonl --output report
+    """
+    from cosup.console import draw_table
+    from cosup.data.reading import check_references, read_all, read_answers, read_passages, read_questions
+    from cosup.evaluation import report as reports
+
+    shell: Shell = context.obj
+    corpus = read_all(read_passages, passages)
+    tasks: dict[str, str] = {}
+    names = task_names(questions)
+
+    def read_task(path: str) -> list[Question]:
+        batch = read_questions(path)
+        check_references(batch, corpus, path)
+        tasks.update({question.id: names[Path(path)] for question in batch})
+        return batch
+
+    asked = read_all(read_task, questions)
+    answers = read_all(read_answers, predictions)
+    inputs = {"predictions": predictions, "questions": questions, "passages": passages}
+    settings = {"cosup_version": __version__, **{name: [str(p) for p in paths] for name, paths in inputs.items()}}
+    by_task = (lambda question: tasks[question.id]) if len(questions) > 1 else None
+    report = reports.evaluate(answers, asked, corpus, settings, by_task)
+    written = reports.write_report(report, output)
+    if shell.out.is_terminal:
+        draw_table(shell.out, reports.table_rows(report))
+    else:
+        shell.result(reports.markdown(report).rstrip())
+    for line in reports.notes(report):
+        shell.note(line)
+    shell.note(f"written: {written}")
+
+
+@app.command()
+def info(
+    context: typer.Context,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH", help="A model, index, run or data folder, a recipe, or a data file.", show_default=False
+        ),
+    ],
+) -> None:
+    """Say what a path holds.
+
+    Counts, lengths, parameters, fingerprints, settings, figures. The files of an index are compared with their
+    checksums.
+    """
+    from cosup.info import describe
+
+    shell: Shell = context.obj
+    for line in describe(path).lines:
+        shell.result(line)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command line (that of the process by default) and return its exit code."""
+    command = typer.main.get_command(app)
+    main_of: Callable[..., Any] = command.main
+    return run(
+        lambda arguments: main_of(arguments, prog_name="cosup", standalone_mode=False),
+        sys.argv[1:] if words is None else words,
+    )
+
+
+def split_overrides(words: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
+    """Part the words after `train` into the recipe and its `--key value` or `--key=value` overrides.
+
+    Raises:
+        UsageError: a key has no value, or there is not exactly one recipe.
+    """
+    rest, overrides, recipes = list(words), [], []
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            recipes.append(word)
+            continue
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UsageError(f"--{key} has no value; expected --{key} VALUE (true or false for a switch)")
+            value = rest.pop(0)
+        overrides.append((key, value))
+    if len(recipes) != 1:
+        found = f"found {', '.join(recipes)}" if recipes else "found none"
+        raise UsageError(f"expected one recipe and --key value pairs; {found}")
+    return recipes[0], overrides
+
+
+def task_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Name the task of each question file: its stem, with as many folders before it as tell them apart."""
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = {path: "/".join(path.with_suffix("").parts[-depth:]) for path in paths}
+        if len(set(names.values())) == len(names):
+            break
+    return names
+
+
+def _model_folder(path: Path) -> Path:
+    """Check a model folder without loading it."""
+    from cosup.modeling import read_model_record
+
+    if not (path / "cosup.json").is_file() and (path / "model" / "cosup.json").is_file():
+        raise InputError(f"not a model folder, but it holds one; say --model {path / 'model'}", path)
+    read_model_record(path)
+    return path
+
+
+def _load_pair(folder: Path, dtype: Dtype) -> CoSupervisedModel:
+    """Load a pair onto the GPU, if there is one."""
+    import torch
+
+    from cosup.modeling import CoSupervisedModel
+
+    has_gpu = torch.cuda.is_available()
+    short = dtype is Dtype.bfloat16 or (dtype is Dtype.auto and has_gpu)
+    pair = CoSupervisedModel.from_pretrained(folder, torch.bfloat16 if short else torch.float32)
+    return pair.to("cuda" if has_gpu else "cpu")
+
+
+def _load_engine(model: Path, index: Path, settings: GenerationSettings, dtype: Dtype) -> tuple[Engine, FaissIndex]:
+    """Load a pair with its index; whether they belong together is checked before any weights are read."""
+    from cosup.generation.engine import Engine
+    from cosup.index.faiss_index import FaissIndex
+    from cosup.modeling import read_model_record
+
+    record = read_model_record(_model_folder(model))
+    found = FaissIndex.load(index, str(record["embedder_fingerprint"]))
+    return Engine(_load_pair(model, dtype), found, settings), found
+
+
+def _show_live(shell: Shell, engine: Engine, question: Any, index: FaissIndex) -> None:
+    """Write an answer as it comes, then draw what it cites."""
+    from cosup.console import draw_citations, safe_text
+    from cosup.generation.live import LiveText
+
+    live = LiveText(question)
+    for event in engine.stream(question):
+        sys.stdout.write(safe_text(live.add(event)))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    if live.answer is not None and live.answer.citations:
+        shell.result()
+        draw_citations(
+            shell.out, live.answer, {c.passage_id: index.passage(c.passage_id) for c in live.answer.citations}
+        )
+
+
+def _checked_text(question: str) -> str:
+    if not question.strip():
+        raise UsageError("the question is empty")
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError("the question is not UTF-8 text") from None
+    return question

@@ -1,0 +1,320 @@
+"""What a path holds, in a few lines: `cosup info PATH`. Weights are never loaded; data files are read whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import struct
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cosup.data.reading import iter_jsonl, read_answers, read_examples, read_passages, read_questions
+from cosup.errors import InputError
+from cosup.records import Answer, Example, Passage, Question
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a path holds.
+
+    Attributes:
+        kind: what it is, in words.
+        rows: pairs of a name and a value.
+    """
+
+    kind: str
+    rows: tuple[tuple[str, str], ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """The rows under a head, names in one column."""
+        width = max((len(name) for name, _ in self.rows), default=0)
+        return [self.kind, *(f"  {name:<{width}}  {value}".rstrip() for name, value in self.rows)]
+
+
+Rows = list[tuple[str, str]]
+
+
+def describe(path: str | Path) -> Info:
+    """Say what a path holds.
+
+    Args:
+        path: a model, index, run or data folder, a recipe, a report, or a file of passages, questions, examples or
+            predictions.
+
+    Raises:
+        InputError: nothing is there, it is nothing that cosup knows, or it is wrong or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError("no such file or folder", path)
+    return _folder(path) if path.is_dir() else _file(path)
+
+
+def _folder(path: Path) -> Info:
+    kinds: tuple[tuple[str, Callable[[Path], Info]], ...] = (
+        ("cosup.json", model_info),
+        ("index.json", index_info),
+        ("recipe.yaml", run_info),
+        ("report.json", results_info),
+        ("config.json", checkpoint_info),
+    )
+    for name, read in kinds:
+        if (path / name).is_file():
+            return read(path)
+    if any(path.glob("questions*.jsonl")) or any(path.glob("examples*.jsonl")):
+        return data_info(path)
+    return passages_info(read_passages(path), "passages, read from a folder")
+
+
+def _file(path: Path) -> Info:
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return recipe_info(path)
+    if path.suffix.lower() == ".json":
+        return Info("evaluation report", tuple(_report_rows(_json(path))))
+    if path.suffix.lower() == ".jsonl":
+        return jsonl_info(path)
+    return passages_info(read_passages(path), "passages")
+
+
+# -- models ------------------------------------------------------------------------------------------------------
+
+
+def model_info(folder: Path) -> Info:
+    """Describe a model folder."""
+    from cosup.modeling import read_model_record
+
+    record = read_model_record(folder)
+    rows: Rows = []
+    for part in ("generator", "embedder"):
+        rows.append((part, _architecture(folder / part)))
+    names = ("similarity", "temperature", "template", "prompt", "max_length", "max_passage_length")
+    rows += [(name, _value(record.get(name))) for name in names]
+    rows += [("embedder fingerprint", str(record["embedder_fingerprint"]))]
+    rows += [("made by", f"cosup {record.get('cosup_version', '(unknown version)')}")]
+    return Info("model folder", tuple(rows))
+
+
+def checkpoint_info(folder: Path) -> Info:
+    """Describe a plain model of other tools, to train from."""
+    return Info("language model (not yet a cosup pair)", (("model", _architecture(folder)),))
+
+
+def _architecture(folder: Path) -> str:
+    config = _json(folder / "config.json")
+    names = ("num_hidden_layers", "hidden_size", "vocab_size")
+    layers, width, words = (config.get(name, "?") for name in names)
+    shape = f"{layers} layers x {width}, vocabulary {words}"
+    return f"{config.get('model_type', 'unknown type')}, {_parameters(folder)}, {shape}"
+
+
+def _parameters(folder: Path) -> str:
+    shapes = [shape for file in sorted(folder.rglob("*.safetensors")) for shape in _shapes(file)]
+    return f"{sum(map(math.prod, shapes)):,} parameters" if shapes else "no safetensors weights"
+
+
+def _shapes(file: Path) -> list[list[int]]:
+    """Read the shapes of all tensors from the head of a safetensors file."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("the head is longer than the file")
+            head = json.loads(stream.read(length))
+    except (struct.error, ValueError) as error:
+        raise InputError("damaged: not a safetensors file", file) from error
+    return [tensor["shape"] for name, tensor in head.items() if name != "__metadata__"]
+
+
+# -- index, run, recipe, results -----------------------------------------------------------------------------------
+
+
+def index_info(folder: Path) -> Info:
+    """Describe an index folder and compare every file with its checksum."""
+    from cosup.index.base import IndexManifest
+
+    manifest = IndexManifest.read(folder)
+    manifest.check_files(folder)
+    rows = [
+        ("type", manifest.type),
+        ("passages", f"{manifest.count:,}"),
+        ("dimension", f"{manifest.dimension:,}"),
+        ("similarity", manifest.similarity),
+        ("embedder fingerprint", manifest.embedder_fingerprint),
+        ("checksums", f"verified, {len(manifest.checksums)} files"),
+        ("made by", f"cosup {manifest.cosup_version}"),
+    ]
+    return Info("index folder", tuple(rows))
+
+
+def run_info(folder: Path) -> Info:
+    """Describe a run folder: its recipe, how far it is, its newest figures."""
+    from cosup.training.trainer import last_complete_checkpoint
+
+    recipe = recipe_info(folder / "recipe.yaml")
+    checkpoint = last_complete_checkpoint(folder)
+    if (folder / "model" / "cosup.json").is_file():
+        state = f"finished: {folder / 'model'}"
+    elif checkpoint is not None:
+        state = f"stopped after {checkpoint.name}; run its recipe again to go on"
+    else:
+        state = "begun; no checkpoint yet"
+    return Info("run folder", (("state", state), *run_figures(folder, checkpoint), *recipe.rows))
+
+
+def run_figures(folder: Path, checkpoint: Path | None = None) -> Rows:
+    """Return the figures of a finished run, or the newest ones that a checkpoint has."""
+    if (folder / "metrics.json").is_file():
+        return [(name, _value(value)) for name, value in _json(folder / "metrics.json").get("metrics", {}).items()]
+    if checkpoint is None:
+        return []
+    newest: dict[str, Any] = {}
+    for entry in _json(checkpoint / "trainer_state.json").get("log_history", []):
+        newest |= entry
+    return [(name, _value(value)) for name, value in newest.items()]
+
+
+def recipe_info(path: Path) -> Info:
+    """Describe a recipe; every key and value of it is checked."""
+    from cosup.training.recipe import load_recipe
+
+    recipe = load_recipe(path)
+    recipe.config()
+    rows = [("generator", recipe.generator), ("embedder", recipe.embedder), ("supervision", recipe.supervision)]
+    for part in ("data", "objective", "training"):
+        rows += [(f"{part}.{name}", _value(value)) for name, value in (recipe.source.get(part) or {}).items()]
+    return Info("recipe", tuple(rows))
+
+
+def results_info(folder: Path) -> Info:
+    """Describe a folder with a report."""
+    parts = [(name, "there") for name in ("model", "index") if (folder / name).is_dir()]
+    return Info("results folder", (*parts, *_report_rows(_json(folder / "report.json"))))
+
+
+def _report_rows(report: Mapping[str, Any]) -> Rows:
+    metrics, settings = report.get("metrics"), report.get("settings")
+    if not isinstance(metrics, Mapping):
+        raise InputError("a JSON file without 'metrics'; expected a report of 'cosup evaluate'")
+    rows = [("questions", _value(report.get("count")))]
+    rows += [(name, "-" if value is None else f"{value:.1f}") for name, value in metrics.items()]
+    return rows + [(f"settings.{n}", _value(v)) for n, v in (settings or {}).items()]
+
+
+# -- data ----------------------------------------------------------------------------------------------------------
+
+
+def data_info(folder: Path) -> Info:
+    """Describe a folder with passages, questions, examples or predictions in cosup's own form."""
+    rows: Rows = []
+    for file in sorted(folder.glob("*.jsonl")):
+        info = jsonl_info(file)
+        rows += [(file.name, info.kind), *((f"  {name}", value) for name, value in info.rows)]
+    return Info("data folder", tuple(rows))
+
+
+def jsonl_info(path: Path) -> Info:
+    """Describe a JSONL file of passages, questions, examples or predictions, by the fields of its first record."""
+    first = next((record for _, record in iter_jsonl(path)), None)
+    if first is None:
+        raise InputError("found no records; expected at least one line", path)
+    if "scores" in first and "gold_ids" in first:
+        return scores_info([record for _, record in iter_jsonl(path)])
+    if "prompt" in first and "output" in first:
+        return examples_info(read_examples(path))
+    if "text" in first and not {"segments", "citations", "retrievals", "answer"}.isdisjoint(first):
+        return answers_info(read_answers(path))
+    if "question" in first:
+        return questions_info(read_questions(path))
+    if "text" in first:
+        return passages_info(read_passages(path), "passages")
+    found = ", ".join(map(repr, first)) or "no field"
+    raise InputError(f"found {found}; expected passages, questions, examples or predictions", path, 1)
+
+
+def passages_info(passages: Sequence[Passage], kind: str) -> Info:
+    """Describe a corpus."""
+    rows = [
+        ("passages", f"{len(passages):,}"),
+        ("with a title", _share(sum(bool(p.title) for p in passages), len(passages))),
+        ("words", _spread([len(p.text.split()) for p in passages])),
+        ("distinct texts", f"{len({p.rendered for p in passages}):,}"),
+    ]
+    return Info(kind, tuple(rows))
+
+
+def questions_info(questions: Sequence[Question]) -> Info:
+    """Describe questions."""
+    total = len(questions)
+    sentences = sum(bool(q.evidence) and all(e.sentence for e in q.evidence) for q in questions)
+    rows = [
+        ("questions", f"{total:,}"),
+        ("words", _spread([len(q.question.split()) for q in questions])),
+        ("with answers", _share(sum(bool(q.answers) for q in questions), total)),
+        ("with a long answer", _share(sum(q.long_answer is not None for q in questions), total)),
+        ("with evidence", _share(sum(bool(q.evidence) for q in questions), total)),
+        ("with all evidence sentences", _share(sentences, total)),
+        ("with two or more gold passages", _share(sum(len(q.gold_ids) > 1 for q in questions), total)),
+        ("with candidates", _share(sum(q.candidates is not None for q in questions), total)),
+    ]
+    return Info("questions", tuple(rows))
+
+
+def examples_info(examples: Sequence[Example]) -> Info:
+    """Describe training examples."""
+    rows = [
+        ("examples", f"{len(examples):,}"),
+        ("words of a prompt", _spread([len(e.prompt.split()) for e in examples])),
+        ("retrievals an example", _spread([len(e.passage_ids) for e in examples])),
+        ("with negatives", _share(sum(bool(e.negatives) for e in examples), len(examples))),
+    ]
+    return Info("training examples", tuple(rows))
+
+
+def answers_info(answers: Sequence[Answer]) -> Info:
+    """Describe predictions."""
+    ends = Counter(answer.finish_reason for answer in answers)
+    rows = [
+        ("predictions", f"{len(answers):,}"),
+        ("words", _spread([len(a.text.split()) for a in answers])),
+        ("retrievals an answer", _spread([len(a.retrievals) for a in answers])),
+        ("citations an answer", _spread([len(a.citations) for a in answers])),
+        ("finished by", ", ".join(f"{reason} {count:,}" for reason, count in ends.most_common())),
+    ]
+    return Info("predictions", tuple(rows))
+
+
+def scores_info(records: Sequence[Mapping[str, Any]]) -> Info:
+    """Describe the scores by question that `cosup evaluate` writes."""
+    missing = sum(record.get("missing") is True for record in records)
+    rows = [("questions", f"{len(records):,}"), ("without a prediction", _share(missing, len(records)))]
+    return Info("scores by question", tuple(rows))
+
+
+def _spread(values: Sequence[int]) -> str:
+    return f"{min(values):,} to {max(values):,}, mean {statistics.fmean(values):.1f}, {sum(values):,} in all"
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count:,} ({100 * count / total:.1f}%)"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return value.encode("unicode_escape").decode("ascii") if isinstance(value, str) and "\n" in value else str(value)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    from cosup.data.jsonl import read_json
+
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise InputError("expected a JSON object", path)
+    return record

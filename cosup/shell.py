@@ -1,0 +1,193 @@
+"""Around every command: the global flags, errors and warnings in a line, other libraries' chatter silenced.
+
+Results go to standard output; errors, warnings, notes and progress to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from cosup.console import Meter, progress, safe_text
+from cosup.errors import CosupError, did_you_mean
+
+GLOBAL_FLAGS = ("--debug", "--quiet")
+INTERRUPTED = 130
+_LONGEST_ERROR = 600  # characters of an error of other libraries
+_QUIET_ENVIRONMENT = {  # read by the libraries when they are imported
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Where a command writes to."""
+
+    quiet: bool = False
+
+    @property
+    def out(self) -> Console:
+        """Standard output, for results."""
+        return Console(highlight=False)
+
+    @property
+    def err(self) -> Console:
+        """Standard error, for progress; writes nothing where `--quiet` was given."""
+        return Console(stderr=True, highlight=False, quiet=self.quiet)
+
+    def result(self, line: str = "") -> None:
+        """Print a line of results as it is."""
+        self.out.print(Text(line), soft_wrap=True)
+
+    def note(self, line: str) -> None:
+        """Print a line that is good to know, unless `--quiet` was given."""
+        self.err.print(Text(safe_text(line), style="dim"), soft_wrap=True)
+
+    @contextlib.contextmanager
+    def progress(self, description: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+        """Show progress while the block runs; it begins with the first report of `(done, total, note)`.
+
+        What is done at the first report was done before this run.
+        """
+        with contextlib.ExitStack() as stack:
+            meter: Meter | None = None
+
+            def report(done: int, total: int, note: str = "") -> None:
+                nonlocal meter
+                if meter is None:
+                    meter = stack.enter_context(progress(description, total, unit, first=done, console=self.err))
+                meter.update(done, note or None)
+
+            yield report
+
+
+def run(command: Callable[[list[str]], Any], words: Sequence[str]) -> int:
+    """Run a command line and return its exit code: 0 done, 1 failed, 2 bad usage or input, 130 interrupted.
+
+    Args:
+        command: takes the words of the command line, global flags first; returns an exit code or None.
+        words: what was typed after the program's name.
+    """
+    ordered = globals_first(words)
+    debug = "--debug" in ordered
+    try:
+        with _library_warnings(), _chatter_silenced(debug):
+            code = command(ordered)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last resort: whatever went wrong becomes a line and a code
+        if debug:
+            traceback.print_exception(error)
+        _complain(_lines_of(error))
+        return _code_of(error)
+    if code == INTERRUPTED:
+        _complain(["error: interrupted; train, index and generate go on from there when run again"])
+    return code if isinstance(code, int) else 0
+
+
+def globals_first(words: Sequence[str]) -> list[str]:
+    """Move the global flags to the front, so that they may stand before or after the command."""
+    end = words.index("--") if "--" in words else len(words)
+    flags = [word for word in words[:end] if word in GLOBAL_FLAGS]
+    return [*dict.fromkeys(flags), *(word for word in words[:end] if word not in GLOBAL_FLAGS), *words[end:]]
+
+
+def _lines_of(error: Exception) -> list[str]:
+    """Say in one or two lines what went wrong."""
+    if isinstance(error, CosupError):
+        return [f"error: {_one_line(str(error))}"]
+    if hasattr(error, "format_message"):
+        return _usage_lines(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f": {error.filename}"
+        return [f"error: {error.strerror}{where}"]
+    first = next((line for line in str(error).splitlines() if line.strip()), "no message")
+    return [
+        f"error: {type(error).__name__}: {_one_line(first)[:_LONGEST_ERROR]}",
+        "this was not foreseen; run again with --debug for the traceback",
+    ]
+
+
+def _usage_lines(error: Any) -> list[str]:
+    """Say what typer found wrong with the command line."""
+    message = _one_line(error.format_message())
+    option, known = getattr(error, "option_name", None), _options(getattr(error, "ctx", None))
+    if option in known or not isinstance(option, str):
+        hint = ""
+    else:
+        message, hint = f"no such option: {option}", did_you_mean(option, known)
+    context = getattr(error, "ctx", None)
+    help_line = [] if context is None else [f"run '{context.command_path} --help' for its usage"]
+    return [f"error: {message}{hint}", *help_line]
+
+
+def _options(context: Any) -> list[str]:
+    if context is None:
+        return []
+    return [name for parameter in context.command.params for name in parameter.opts if name.startswith("-")]
+
+
+def _code_of(error: Exception) -> int:
+    code = getattr(error, "exit_code", 1)
+    return code if isinstance(code, int) else 1
+
+
+def _complain(lines: Sequence[str]) -> None:
+    for line in lines:
+        sys.stderr.write(safe_text(line) + "\n")
+    sys.stderr.flush()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+class _WarningLines(logging.Handler):
+    """Prints records as `warning: ...`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _complain([f"warning: {_one_line(record.getMessage())}"])
+
+
+@contextlib.contextmanager
+def _library_warnings() -> Iterator[None]:
+    """Show the warnings that cosup logs."""
+    logger, handler = logging.getLogger("cosup"), _WarningLines(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _chatter_silenced(debug: bool) -> Iterator[None]:
+    """Keep other libraries' warnings and logs out of the terminal, unless in debugging."""
+    if debug:
+        yield
+        return
+    for name, value in _QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    root, silence = logging.getLogger(), logging.NullHandler()
+    root.addHandler(silence)  # without any handler, logging itself prints warnings
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeHandler(silence)

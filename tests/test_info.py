@@ -1,0 +1,145 @@
+"""What `cosup info` says of each kind of path."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from cosup.data.writing import write_jsonl
+from cosup.errors import InputError
+from cosup.info import describe
+from cosup.records import Answer, Citation, Example, Hit, Passage, Question, Retrieval, TextSegment
+from tests.pairs import TinyWorld
+
+
+def rows_of(path: Path) -> dict[str, str]:
+    return dict(describe(path).rows)
+
+
+def test_a_model_is_described_without_loading_its_weights(
+    tiny_world: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cosup.modeling import CoSupervisedModel
+
+    pair = CoSupervisedModel.from_pretrained(tiny_world.model)
+    generator = sum(p.numel() for p in pair.generator.parameters())
+    embedder = sum(p.numel() for p in pair.embedder.parameters())
+    monkeypatch.setattr(CoSupervisedModel, "from_pretrained", None)
+    rows = rows_of(tiny_world.model)
+    assert f"{generator:,} parameters" in rows["generator"]
+    assert f"{embedder:,} parameters" in rows["embedder"]
+    assert rows["embedder fingerprint"] == pair.fingerprint
+    assert rows["max_length"] == "256"
+    assert "\n" not in rows["prompt"]
+
+
+def test_a_plain_model_is_told_from_a_pair(tiny_world: TinyWorld) -> None:
+    assert "not yet a cosup pair" in describe(tiny_world.base).kind
+
+
+def test_an_index_is_verified(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    rows = rows_of(tiny_world.index)
+    assert rows["passages"] == "40"
+    assert rows["checksums"].startswith("verified")
+    for file in tiny_world.index.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with (tmp_path / "passages.jsonl").open("a") as stream:
+        stream.write(" ")
+    with pytest.raises(InputError, match=r"passages\.jsonl: damaged"):
+        describe(tmp_path)
+
+
+def test_passages_are_counted(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "p.jsonl", [Passage("a", "T", "one two three"), Passage("b", "", "one")])
+    rows = rows_of(tmp_path / "p.jsonl")
+    assert rows == {
+        "passages": "2",
+        "with a title": "1 (50.0%)",
+        "words": "1 to 3, mean 2.0, 4 in all",
+        "distinct texts": "2",
+    }
+
+
+def test_questions_are_counted(tiny_world: TinyWorld) -> None:
+    rows = rows_of(tiny_world.questions)
+    assert rows["questions"] == "12"
+    assert rows["with evidence"] == "12 (100.0%)"
+    assert rows["with candidates"] == "0 (0.0%)"
+
+
+def test_examples_and_predictions_are_told_apart(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "e.jsonl", [Example("a", "who", (TextSegment("she"),), ("x",))])
+    hits = (Hit("x", 1.0),)
+    cited = Answer(
+        "a", "who", "she [1]", "she", citations=(Citation(1, "x", "she", 0, 3, 1.0),), retrievals=(Retrieval(0, hits),)
+    )
+    write_jsonl(tmp_path / "a.jsonl", [cited, Answer("b", "who", "", "", finish_reason="length")])
+    assert describe(tmp_path / "e.jsonl").kind == "training examples"
+    assert rows_of(tmp_path / "e.jsonl")["with negatives"] == "1 (100.0%)"
+    rows = rows_of(tmp_path / "a.jsonl")
+    assert rows["citations an answer"] == "0 to 1, mean 0.5, 1 in all"
+    assert rows["finished by"] == "eos 1, length 1"
+
+
+def test_a_data_folder_lists_its_files_and_a_text_folder_its_passages(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data" / "passages.jsonl", [Passage("a", "T", "one two three")])
+    write_jsonl(tmp_path / "data" / "questions.test.jsonl", [Question("q", "who?")])
+    assert {"passages.jsonl", "questions.test.jsonl"} <= rows_of(tmp_path / "data").keys()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("# Title\n\nSome words here.\n", encoding="utf-8")
+    assert rows_of(tmp_path / "notes")["passages"] == "1"
+
+
+def test_a_recipe_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    text = "generator: g\nembedder: e\ndata: {passages: p.jsonl, questions: q.jsonl}\ntraining: {max_steps: 2}\n"
+    path.write_text(text, encoding="utf-8")
+    assert rows_of(path)["training.max_steps"] == "2"
+    path.write_text(text.replace("max_steps", "max_stepz"), encoding="utf-8")
+    with pytest.raises(InputError.__bases__[0], match="did you mean 'max_steps'"):
+        describe(path)
+
+
+def test_a_stopped_run_says_where_it_stands(tmp_path: Path) -> None:
+    text = "generator: g\nembedder: e\ndata: {passages: p.jsonl, questions: q.jsonl}\n"
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert "no checkpoint" in rows_of(tmp_path)["state"]
+    (tmp_path / "checkpoint-7").mkdir()
+    log = [{"loss": 3.0, "step": 5}, {"eval_recall@1": 0.25, "step": 7}]
+    (tmp_path / "checkpoint-7" / "trainer_state.json").write_text(json.dumps({"log_history": log}), encoding="utf-8")
+    rows = rows_of(tmp_path)
+    assert "checkpoint-7" in rows["state"]
+    assert rows["eval_recall@1"] == "0.25"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "found no records"),
+        ('{"foo": 1}\n', r":1: found 'foo'; expected passages"),
+        ('{"id": "a", "question": "x"}\n{"id": "a", "question": "x"}\n', r":2: id 'a' again"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name_and_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.jsonl").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        describe(tmp_path / "x.jsonl")
+
+
+def test_damaged_weights_and_missing_paths_are_refused(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        describe(tmp_path / "nothing")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 10**12) + b"{}")
+    with pytest.raises(InputError, match="not a safetensors file"):
+        describe(tmp_path)
+
+
+def test_lines_stand_in_columns(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "q.jsonl", [Question("q", "who?")])
+    head, *rest = describe(tmp_path / "q.jsonl").lines
+    assert head == "questions"
+    assert all(line.startswith("  ") for line in rest)
