@@ -58,12 +58,13 @@ def add_control_tokens(tokenizer: PreTrainedTokenizerBase, generator: PreTrained
     """Add the control tokens to `tokenizer` and their rows to `generator`, in place.
 
     New rows start from the mean of the rows of a few words that describe the token, scaled to the vocabulary's
-    mean norm, so that the three differ from the first step. Nothing changes where the tokens are there already.
+    mean norm, so that the three differ from the first step; from a random direction where the tokenizer knows none of
+    the words. Nothing changes where the tokens are there already.
     """
     known = tokenizer.get_vocab()
     fresh = [token for token in CONTROL_TOKENS if token not in known]
     encoder = TextEncoder(tokenizer)
-    starts = {token: encoder.encode(_INITIAL_WORDS[token]) for token in fresh}
+    starts = {t: [i for i in encoder.encode(_INITIAL_WORDS[t]) if i != tokenizer.unk_token_id] for t in fresh}
     tokenizer.add_special_tokens({"extra_special_tokens": fresh}, replace_extra_special_tokens=False)
     ids = control_token_ids(tokenizer)
     inputs: Any = generator.get_input_embeddings()
@@ -81,19 +82,21 @@ def _initialise_row(generator: PreTrainedModel, row: int, word_ids: list[int]) -
     with torch.no_grad():
         for matrix in matrices.values():
             weight: Any = matrix.weight
-            mean = weight[word_ids].float().mean(dim=0)
+            anywhere = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(row)).to(weight.device)
+            start = weight[word_ids].float().mean(dim=0) if word_ids else anywhere
             norm = weight.float().norm(dim=1).mean()
-            weight[row] = (mean / mean.norm().clamp_min(1e-6) * norm).to(weight.dtype)
+            weight[row] = (start / start.norm().clamp_min(1e-6) * norm).to(weight.dtype)
             bias = getattr(matrix, "bias", None)
             if isinstance(bias, nn.Parameter):
-                bias[row] = bias[word_ids].mean()
+                bias[row] = (bias[word_ids] if word_ids else bias).mean()
 
 
 class TextEncoder:
     """Encodes untrusted text: whatever it spells, no special token of the tokenizer comes out.
 
     The tokenizer is asked to split special tokens at every call (that setting does not survive saving). Where one
-    comes out all the same, the text is encoded in pieces that cut each spelling after its first character.
+    comes out all the same, the text is encoded in pieces that cut each spelling after its first character, and where
+    the tokenizer makes a spelling of another text (it may fold case, width or accents), in halves of these.
 
     Args:
         tokenizer: any tokenizer, fast or slow.
@@ -112,8 +115,7 @@ class TextEncoder:
         """Return the ids of `text` alone, at most `max_tokens` of them, no special token among them."""
         ids = self._split(text)
         if not self.forbidden.isdisjoint(ids):
-            pieces = (self._split(piece) for piece in self._cuts.split(text))
-            ids = [i for piece in pieces for i in piece if i not in self.forbidden]
+            ids = [i for piece in self._cuts.split(text) for i in self._in_halves(piece)]
         return ids if max_tokens is None else ids[:max_tokens]
 
     def encode_with_template(self, text: str, max_tokens: int | None = None) -> list[int]:
@@ -123,6 +125,15 @@ class TextEncoder:
 
     def _split(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def _in_halves(self, text: str) -> list[int]:
+        """Encode a text, halved for as long as a special token comes out; a single character's is left out."""
+        ids = self._split(text)
+        if self.forbidden.isdisjoint(ids):
+            return ids
+        if len(text) < 2 or self.forbidden.intersection(ids) == {self.tokenizer.unk_token_id}:
+            return [i for i in ids if i not in self.forbidden]
+        return self._in_halves(text[: len(text) // 2]) + self._in_halves(text[len(text) // 2 :])
 
     def _template(self) -> tuple[list[int], list[int]]:
         """Return what the tokenizer puts before and after a text."""
@@ -135,8 +146,12 @@ class TextEncoder:
 
 
 def _forbidden_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that text may never turn into: every special token, except an unknown-word token of its own."""
-    special = set(tokenizer.all_special_ids)
+    """Ids that text may never turn into: every special token, except an unknown-word token of its own.
+
+    Control tokens are among them however the tokenizer holds them: as words, or as added tokens that aren't special.
+    """
+    vocabulary = tokenizer.get_vocab()
+    special = set(tokenizer.all_special_ids) | {vocabulary[t] for t in CONTROL_TOKENS if t in vocabulary}
     special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     meaningful = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id not in meaningful:
