@@ -71,7 +71,8 @@ class Row:
         self.finish_reason = ""
         self.ret_position = 0
         self.state: torch.Tensor | None = None
-        self.random = torch.Generator().manual_seed((settings.seed << 32) ^ zlib.crc32(question.id.encode()))
+        # A CPU generator reads the low 32 bits of its seed alone.
+        self.random = torch.Generator().manual_seed(zlib.crc32(f"{settings.seed} {question.id}".encode()))
 
     def take_pending(self) -> list[int]:
         """Hand over the tokens to be fed next; the context now holds them."""
@@ -124,11 +125,12 @@ class Row:
         self.new_tokens += 1
         if token == control.ret:
             closing = [control.ce] if self.stage is Stage.CLAIMING else []
-            self._close()
-            self.pending = [*closing, control.ret]
+            self.stage, self.pending = Stage.WRITING, [*closing, control.ret]
         elif token == control.ce:
             forget = self._end_claim()
         else:
+            if self.stage is Stage.WRITING and self.pieces[-1].hits is not None:
+                self.pieces.append(Piece())
             self.pieces[-1].ids.append(token)
             self.pending = [token]
         if self.new_tokens >= self.settings.max_new_tokens:
@@ -139,14 +141,10 @@ class Row:
 
     def _end_claim(self) -> bool:
         claim = self.pieces[-1].ids
-        self._close()
+        self.stage = Stage.WRITING
         if not self.settings.ctx_truncate:
             self.pending = [self.control.ce]
             return False
         del self.context[self.ret_position :]
         self.pending = [self.control.cs, *claim, self.control.ce]
         return True
-
-    def _close(self) -> None:
-        self.stage = Stage.WRITING
-        self.pieces.append(Piece())
