@@ -6,6 +6,7 @@ Every record is a frozen dataclass with `from_dict` (checks every field, raises 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -279,7 +280,8 @@ def _optional_text(record: Json, name: str) -> str | None:
 
 
 def _items(record: Json, name: str) -> list[Json]:
-    value = record.get(name) or []
+    value = record.get(name)
+    value = [] if value is None else value
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
         raise _wrong(name, value, "a list of objects")
     return value
@@ -298,9 +300,16 @@ def _number(record: Json, name: str) -> float:
     value = record.get(name)
     if value is None:
         raise _missing(record, name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise _wrong(name, value, "a number")
     return float(value)
+
+
+def _whole(record: Json, name: str) -> int:
+    value = _number(record, name)
+    if not value.is_integer():
+        raise _wrong(name, value, "a whole number")
+    return int(value)
 
 
 def _evidence(record: Json) -> Evidence:
@@ -316,11 +325,11 @@ def _segment(record: Json) -> Segment:
 
 
 def _citation(record: Json) -> Citation:
-    n, start, end = (int(_number(record, name)) for name in ("n", "start", "end"))
+    n, start, end = (_whole(record, name) for name in ("n", "start", "end"))
     score = _number(record, "score") if record.get("score") is not None else 0.0
     return Citation(n, _text(record, "passage_id"), _text(record, "claim"), start, end, score)
 
 
 def _retrieval(record: Json) -> Retrieval:
     hits = tuple(Hit(_text(h, "passage_id"), _number(h, "score")) for h in _items(record, "hits"))
-    return Retrieval(int(_number(record, "position")), hits)
+    return Retrieval(_whole(record, "position"), hits)
