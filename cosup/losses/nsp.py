@@ -31,7 +31,7 @@ def info_nce(
         temperature: t, above 0; the paper has none, that is 1.
     """
     if len(queries) == 0:
-        zero = queries.sum() + candidates.sum()
+        zero = 0.0 * (queries.sum() + candidates.sum())  # part of the graph, so that it can be backpropagated
         return NSPResult(zero.float(), torch.zeros((), dtype=torch.long, device=queries.device))
     scores_RM = queries.float() @ candidates.float().T / temperature
     best = scores_RM.gather(1, positives[:, None])
