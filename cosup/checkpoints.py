@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -128,7 +129,7 @@ def _explained(source: str) -> Iterator[None]:
     """Turn what the libraries raise for an unusable checkpoint into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"cannot load a model from '{source}': {reason}") from error
 

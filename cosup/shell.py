@@ -27,6 +27,7 @@ _LONGEST_ERROR = 600  # characters of an error of other libraries
 _QUIET_ENVIRONMENT = {  # read by the libraries when they are imported
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",

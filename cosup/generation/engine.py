@@ -142,7 +142,7 @@ class Engine:
         if len(prompt) > room:
             raise InputError(
                 f"question '{question.id}' has {len(prompt)} tokens with its prompt; the context of {self.max_length} "
-                f"leaves room for {room}: shorten it"
+                f"leaves room for {max(0, room)}: shorten it"
             )
         if question.candidates is not None and not question.candidates:
             raise InputError(f"question '{question.id}' has an empty list of candidates; leave it out to search all")

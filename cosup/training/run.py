@@ -46,8 +46,9 @@ def train(recipe: Recipe, progress: Report | None = None) -> Path:
         return folder / "model"
     passages = read_all(read_passages, recipe.data.passages)
     train_examples, eval_examples = load_examples(recipe.data, passages)
-    _claim(folder, recipe)
+    _check_folder(folder, recipe)
     model = CoSupervisedModel.from_base(recipe.generator, recipe.embedder, pair_settings(recipe, config))
+    _claim(folder, recipe)
     wanted = {i for e in eval_examples for i in e.passage_ids}
     trainer = CoSupervisionTrainer(
         model,
@@ -117,14 +118,22 @@ def _examples(
     return found
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Put the recipe into the run folder, or check that the folder is this recipe's."""
-    if (folder / "recipe.yaml").is_file() and not _same_recipe(folder, recipe):
+def _check_folder(folder: Path, recipe: Recipe) -> None:
+    """Refuse a run folder that holds what another recipe has trained."""
+    began = any(folder.glob("checkpoint-*")) or (folder / "model").exists()
+    if began and (folder / "recipe.yaml").is_file() and not _same_recipe(folder, recipe):
         raise UsageError(
             f"{folder} holds a run of another recipe (see {folder / 'recipe.yaml'}); choose another --output_dir"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(_dump(recipe), encoding="utf-8")
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Put the recipe into the run folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(_dump(recipe), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write a run to {folder}: {error.strerror or error}") from error
 
 
 def _same_recipe(folder: Path, recipe: Recipe) -> bool:

@@ -1,0 +1,453 @@
+"""The command line, end to end on a tiny pair, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from cosup.cli import app, main, split_overrides, task_names
+from cosup.console import safe_text
+from cosup.errors import UsageError
+from cosup.version import __version__
+from tests.pairs import TinyWorld, save_pair
+
+ANSWERING = ["--ctx-truncate", "--dtype", "--help", "--index", "--max-length", "--max-new-tokens", "--model"]
+ANSWERING += ["--ret-first", "--sample", "--seed", "--temperature", "--top-p"]
+COMMANDS = {
+    "demo": ["--compare", "--help", "--output", "--seed"],
+    "convert": ["--help", "FORMAT", "IN", "OUT"],
+    "train": ["--help", "RECIPE"],
+    "index": ["--dtype", "--help", "--model", "--output", "--passages"],
+    "ask": sorted([*ANSWERING, "--json", "QUESTION"]),
+    "generate": sorted([*ANSWERING, "--batch-size", "--output", "--questions"]),
+    "evaluate": ["--help", "--output", "--passages", "--predictions", "--questions"],
+    "info": ["--help", "PATH"],
+}
+GLOBALS = ["--debug", "--help", "--quiet", "--version"]
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+class Cosup:
+    """Runs command lines in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *words: object) -> Done:
+        self.capsys.readouterr()
+        code = main([str(word) for word in words])
+        captured = self.capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    def refused(self, *words: object, code: int = 2) -> str:
+        """Run what must fail: one or two lines on standard error, nothing on standard output."""
+        done = self(*words)
+        assert done.code == code, done.err
+        assert done.out == ""
+        assert 1 <= len(done.err.splitlines()) <= 2, done.err
+        assert done.err.startswith("error: ")
+        assert "Traceback" not in done.err
+        return done.err
+
+
+@pytest.fixture
+def cosup(capsys: pytest.CaptureFixture[str]) -> Cosup:
+    return Cosup(capsys)
+
+
+def recipe(world: TinyWorld, folder: Path, **changes: Any) -> Path:
+    """Write a recipe that takes two steps, into `folder / "run"`."""
+    record: dict[str, Any] = {
+        "generator": str(world.base),
+        "embedder": str(world.base),
+        "data": {
+            "passages": str(world.passages),
+            "questions": str(world.questions),
+            "max_length": 256,
+            "max_passage_length": 96,
+        },
+        "training": {"output_dir": str(folder / "run"), "max_steps": 2, "per_device_train_batch_size": 4},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(record | changes), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+# -- names ---------------------------------------------------------------------------------------------------------
+
+
+def parameter_names(command: Any) -> list[str]:
+    options = (p.opts if p.param_type_name == "option" else [p.metavar] for p in command.params)
+    names = {name for opts in options for name in opts if name != "-h"}
+    return sorted(names | {"--help"})
+
+
+def test_commands_and_flags_are_frozen() -> None:
+    """A name that a script may use goes or changes only on purpose: here, and in the change log."""
+    group: Any = typer.main.get_command(app)
+    assert {name: parameter_names(command) for name, command in group.commands.items()} == COMMANDS
+    assert parameter_names(group) == GLOBALS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(cosup: Cosup, command: str) -> None:
+    done = cosup(command, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"Usage: cosup {command}")
+
+
+def test_the_help_of_convert_names_every_format(cosup: Cosup) -> None:
+    from cosup.data.convert import FORMATS
+
+    words = re.findall(r"\w+", cosup("convert", "--help").out)
+    assert set(FORMATS) <= set(words)
+
+
+def test_help_is_quick_and_version_is_printed() -> None:
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "cosup", "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - begun < 5  # under a second on an idle machine
+    assert all(f"  {command} " in done.stdout for command in COMMANDS)
+    done = subprocess.run([sys.executable, "-m", "cosup", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"cosup {__version__}\n"
+
+
+def test_no_command_shows_the_help_and_is_an_error(cosup: Cosup) -> None:
+    done = cosup()
+    assert done.code == 2
+    assert "Commands:" in done.out
+
+
+# -- the whole way -------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_way(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """Convert, train, index, ask, generate, evaluate, info: each takes what the one before it made."""
+    text = json.loads(tiny_world.passages.read_text(encoding="utf-8").splitlines()[0])["text"]
+    answer = text.split()[0]
+    squad = {"id": "s1", "question": "Who was it?", "answers": [{"text": answer, "answer_start": 0}]}
+    document = {"data": [{"title": "T", "paragraphs": [{"context": text, "qas": [squad]}]}]}
+    (tmp_path / "squad.json").write_text(json.dumps(document), encoding="utf-8")
+    done = cosup("convert", "squad", tmp_path / "squad.json", tmp_path / "data")
+    assert done.code == 0, done.err
+    assert "passages.jsonl  1" in done.out
+    corpus, asked = tmp_path / "data" / "passages.jsonl", tmp_path / "data" / "questions.jsonl"
+
+    done = cosup("train", recipe(tiny_world, tmp_path), "--data.eval_questions", tiny_world.questions)
+    assert done.code == 0, done.err
+    model = tmp_path / "run" / "model"
+    assert done.out == f"{model}\n"
+    assert "training: 2/2 steps" in done.err
+    assert "eval_recall@1" in done.err
+
+    index = tmp_path / "index"
+    corpora = ["--passages", corpus, "--passages", tiny_world.passages]
+    done = cosup("index", "--model", model, *corpora, "--output", index)
+    assert (done.code, done.out) == (0, f"{index}  41 passages\n")
+
+    pair = ["--model", model, "--index", index, "--ret-first", "--max-new-tokens", "8"]
+    done = cosup("ask", *pair, "--json", "Who was it?")
+    prediction = json.loads(done.out)
+    assert prediction["question"] == "Who was it?"
+    assert len(prediction["retrievals"]) >= 1
+
+    predictions = tmp_path / "predictions.jsonl"
+    done = cosup("generate", *pair, "--questions", asked, "--output", predictions)
+    assert (done.code, done.out) == (0, f"{predictions}  1 predictions\n")
+    written = json.loads(predictions.read_text(encoding="utf-8"))
+    assert (written["id"], written["text"]) == ("s1", prediction["text"])
+
+    report = tmp_path / "report"
+    given = ["--predictions", predictions, "--questions", asked, *corpora]
+    done = cosup("evaluate", *given, "--output", report)
+    assert done.code == 0, done.err
+    assert "| retrieved | 100.0 | 0 |" in done.out
+    assert json.loads((report / "report.json").read_text(encoding="utf-8"))["count"] == 1
+
+    for path in (model, index, tmp_path / "run", corpus, asked, predictions, report, tmp_path / "recipe.yaml"):
+        done = cosup("info", path)
+        assert (done.code, done.err) == (0, ""), path
+        assert done.out
+
+
+def test_a_folder_of_markdown_can_be_indexed(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("# Lanterns\n\nA lantern was lost in the hills.\n", encoding="utf-8")
+    done = cosup("index", "--model", tiny_world.model, "--passages", tmp_path / "notes", "--output", tmp_path / "index")
+    assert done.out == f"{tmp_path / 'index'}  1 passages\n"
+    assert done.err.startswith("indexing: 1/1 passages")
+
+
+def test_ask_streams_the_text_and_draws_what_it_cites(cosup: Cosup, tiny_world: TinyWorld) -> None:
+    pair = ["ask", "--model", tiny_world.model, "--index", tiny_world.index, "--ret-first", "--max-new-tokens", "8"]
+    answer = json.loads(cosup(*pair, "--json", "Where?").out)
+    done = cosup(*pair, "Where?")
+    text, blank, heading, *_ = done.out.splitlines()
+    assert (done.code, done.err, blank) == (0, "", "")
+    assert text == safe_text(answer["text"])
+    assert heading.split()[0] == "[1]"
+    assert answer["citations"][0]["passage_id"] in heading
+
+
+def test_sampling_follows_its_seed(cosup: Cosup, tiny_world: TinyWorld) -> None:
+    pair = ["ask", "--model", tiny_world.model, "--index", tiny_world.index, "--json", "--max-new-tokens", "8", "Why?"]
+    texts = [cosup(*pair, *more).out for more in ([], ["--sample"], ["--sample", "--seed", 1], ["--sample"])]
+    assert texts[1] == texts[3]
+    assert len(set(texts)) == 3
+
+
+def test_a_finished_training_is_not_done_again(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    path = recipe(tiny_world, tmp_path)
+    assert cosup("train", "--max_steps=1", path).code == 0
+    before = (tmp_path / "run" / "model" / "cosup.json").stat().st_mtime_ns
+    done = cosup("train", path, "--max-steps", 1)
+    assert "warning: " in done.err
+    assert "finished already" in done.err
+    assert (tmp_path / "run" / "model" / "cosup.json").stat().st_mtime_ns == before
+    assert "another recipe" in cosup.refused("train", path, "--max_steps", 2)
+
+
+def test_generating_goes_on_after_an_interruption(
+    cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cosup.generation import predict
+
+    words = ["generate", "--model", tiny_world.model, "--index", tiny_world.index, "--questions", tiny_world.questions]
+    words += ["--max-new-tokens", "6", "--batch-size", "5", "--ret-first"]
+    whole, halved = tmp_path / "whole.jsonl", tmp_path / "halved.jsonl"
+    assert cosup(*words, "--output", whole).code == 0
+
+    append = predict._append
+
+    def append_and_stop(*arguments: Any) -> None:
+        append(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "_append", append_and_stop)
+    done = cosup(*words, "--output", halved)
+    assert (done.code, done.out) == (130, "")
+    assert done.err.splitlines()[-1].startswith("error: interrupted")
+    monkeypatch.setattr(predict, "_append", append)
+    assert tree(tmp_path) == {"whole.jsonl", ".halved.jsonl.partial"}
+    assert "differs in settings.seed" in cosup.refused(*words, "--output", halved, "--seed", "3")
+    done = cosup(*words, "--output", halved)
+    assert done.out == f"{halved}  12 predictions\n"
+    assert halved.read_bytes() == whole.read_bytes()
+    assert tree(tmp_path) == {"whole.jsonl", "halved.jsonl"}
+
+
+def test_several_question_files_are_several_tasks(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    lines = tiny_world.questions.read_text(encoding="utf-8").splitlines(keepends=True)
+    answers = [{"id": json.loads(line)["id"], "text": "x"} for line in lines]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers), encoding="utf-8")
+    for name, part in (("one", lines[:5]), ("two", lines[5:])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "questions.test.jsonl").write_text("".join(part), encoding="utf-8")
+    words = ["evaluate", "--predictions", tmp_path / "p.jsonl", "--passages", tiny_world.passages]
+    for name in ("one", "two"):
+        words += ["--questions", tmp_path / name / "questions.test.jsonl"]
+    assert cosup(*words, "--output", tmp_path / "report").code == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    counts = {task: scores["count"] for task, scores in report["per_task"].items()}
+    assert counts == {"one/questions.test": 5, "two/questions.test": 7}
+
+
+def test_quiet_leaves_only_results(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    done = cosup(
+        "index", "--model", tiny_world.model, "--passages", tiny_world.passages, "--output", tmp_path / "i", "--quiet"
+    )
+    assert (done.code, done.err) == (0, "")
+
+
+def test_piped_output_is_clean(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """In a process of its own, no library writes to either stream, and the exit code is the process's."""
+    words = [sys.executable, "-m", "cosup", "train", str(recipe(tiny_world, tmp_path)), "--logging_steps", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'run' / 'model'}\n"
+    first, second, *figures = done.stderr.splitlines()
+    assert first.startswith("training: 2/2 steps")
+    assert second.startswith("trained: ")
+    assert all(line.startswith("  ") for line in figures)
+    missing = subprocess.run([*words[:3], "info", "/no/such"], capture_output=True, text=True, check=False)
+    assert (missing.returncode, missing.stderr) == (2, "error: /no/such: no such file or folder\n")
+
+
+# -- bad usage and bad input ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian", "x"], "'train'"),
+        (["ask", "--modle", "x"], "no such option: --modle (did you mean '--model'?)"),
+        (["--qiet", "info", "x"], "no such option: --qiet (did you mean '--quiet'?)"),
+        (["ask", "why?", "--model", "m"], "--index"),
+        (["index", "--model"], "--model"),
+        (["generate", "--batch-size", "0"], "--batch-size"),
+        (["ask", "--dtype", "float16", "why?"], "--dtype"),
+        (["train"], "RECIPE"),
+        (["train", "a.yaml", "--seed"], "--seed has no value"),
+        (["convert", "squat", "a", "b"], "did you mean 'squad'?"),
+    ],
+)
+def test_bad_usage(cosup: Cosup, words: list[str], message: str) -> None:
+    assert message in cosup.refused(*words)
+
+
+def test_bad_settings_are_refused_before_anything_is_loaded(cosup: Cosup, tiny_world: TinyWorld) -> None:
+    pair = ["ask", "--model", tiny_world.model, "--index", tiny_world.index]
+    assert "top_p is 1.5" in cosup.refused(*pair, "--top-p", "1.5", "why?")
+    assert "temperature is 0.0" in cosup.refused(*pair, "--temperature", "0", "why?")
+    assert "the question is empty" in cosup.refused(*pair, " ")
+    assert "not UTF-8" in cosup.refused(*pair, "caf\udce9")
+    assert "max_length is 9999" in cosup.refused(*pair, "--max-length", "9999", "why?")
+
+
+def test_a_question_longer_than_the_context(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    pair = ["--model", tiny_world.model, "--index", tiny_world.index]
+    assert "leaves room for" in cosup.refused("ask", *pair, "why " * 400)
+    long = tmp_path / "q.jsonl"
+    long.write_text('{"id": "a", "question": "x"}\n' + json.dumps({"id": "b", "question": "why " * 400}) + "\n")
+    message = cosup.refused("generate", *pair, "--questions", long, "--output", tmp_path / "p.jsonl")
+    assert f"{long}:2: question 'b' has" in message
+    assert tree(tmp_path) == {"q.jsonl"}
+
+
+def test_candidates_that_the_index_lacks(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"id": "a", "question": "x", "candidates": ["nowhere"]}\n')
+    words = ["generate", "--model", tiny_world.model, "--index", tiny_world.index, "--questions", path]
+    assert f"{path}:1: no passage 'nowhere'" in cosup.refused(*words, "--output", tmp_path / "p.jsonl")
+
+
+def test_wrong_data_is_named_by_file_and_line(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"id": "a", "question": "x", "text": "x"}\n{"id": "b", \n')
+    unknown = tmp_path / "unknown.jsonl"
+    unknown.write_text('{"id": "a", "question": "x", "evidence": [{"passage_id": "nowhere"}]}\n')
+    given = ["--passages", tiny_world.passages, "--output", tmp_path / "out"]
+    pair = ["--model", tiny_world.model, "--index", tiny_world.index]
+    for words in (
+        ["generate", *pair, "--questions", broken, "--output", tmp_path / "out"],
+        ["index", "--model", tiny_world.model, "--passages", broken, "--output", tmp_path / "out"],
+        ["evaluate", "--predictions", broken, "--questions", tiny_world.questions, *given],
+        ["evaluate", "--predictions", broken, "--questions", broken, *given],
+        ["info", broken],
+        ["train", recipe(tiny_world, tmp_path), "--data.questions", broken],
+    ):
+        assert f"{broken}:2: wrong JSON" in cosup.refused(*words)
+    for words in (
+        ["evaluate", "--predictions", broken, "--questions", unknown, *given],
+        ["train", recipe(tiny_world, tmp_path), "--data.questions", unknown],
+    ):
+        assert f"{unknown}:1: evidence of 'a' names the passage 'nowhere'" in cosup.refused(*words)
+    assert tree(tmp_path) == {"broken.jsonl", "unknown.jsonl", "recipe.yaml"}
+
+
+def test_recipes_with_unknown_keys(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    path = recipe(tiny_world, tmp_path, objectiv={})
+    assert "unknown key 'objectiv' (did you mean 'objective'?)" in cosup.refused("train", path)
+    path = recipe(tiny_world, tmp_path)
+    assert "unknown setting '--learning_rat' (did you mean 'learning_rate'?)" in cosup.refused(
+        "train", path, "--learning_rat", "1"
+    )
+    assert "no folder" in cosup.refused("train", path, "--generator", tmp_path / "nothing")
+    assert "no such recipe" in cosup.refused("train", tmp_path / "nothing.yaml")
+    assert "cannot write a run" in cosup.refused("train", path, "--output_dir", path)
+    assert tree(tmp_path) == {"recipe.yaml"}
+
+
+def test_damaged_weights(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    shutil.copytree(tiny_world.model, tmp_path / "model")
+    with (tmp_path / "model" / "generator" / "model.safetensors").open("r+b") as stream:
+        stream.truncate(3000)
+    message = cosup.refused("ask", "why?", "--model", tmp_path / "model", "--index", tiny_world.index)
+    assert f"cannot load a model from '{tmp_path / 'model' / 'generator'}'" in message
+
+
+def test_missing_and_mistaken_folders(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    nothing, ask = tmp_path / "nothing", ["ask", "why?"]
+    assert "no such model folder" in cosup.refused(*ask, "--model", nothing, "--index", tiny_world.index)
+    assert "no such index folder" in cosup.refused(*ask, "--model", tiny_world.model, "--index", nothing)
+    assert "not a cosup model folder" in cosup.refused(*ask, "--model", tiny_world.base, "--index", tiny_world.index)
+    above = tiny_world.model.parent
+    assert f"say --model {tiny_world.model}" in cosup.refused(*ask, "--model", above, "--index", tiny_world.index)
+    assert "no such file" in cosup.refused(
+        "index", "--model", tiny_world.model, "--passages", nothing / "p.jsonl", "--output", tmp_path / "index"
+    )
+    assert tree(tmp_path) == set()
+
+
+def test_an_index_of_another_embedder(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    save_pair(tmp_path / "other", tiny_world.base, similarity="inner_product")
+    message = cosup.refused("ask", "why?", "--model", tmp_path / "other", "--index", tiny_world.index)
+    assert "the index was made by embedder" in message
+
+
+def test_outputs_that_are_something_else(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    before = tree(tmp_path)
+    given = ["--passages", tiny_world.passages, "--output"]
+    generate = ["generate", "--model", tiny_world.model, "--index", tiny_world.index]
+    generate += ["--questions", tiny_world.questions, "--output"]
+    assert "it is a folder" in cosup.refused(*generate, tmp_path / "folder")
+    assert "is a file" in cosup.refused(*generate, tmp_path / "file" / "p.jsonl")
+    assert "mine.txt" in cosup.refused("index", "--model", tiny_world.model, *given, tmp_path / "folder")
+    assert "it is a file" in cosup.refused("index", "--model", tiny_world.model, *given, tmp_path / "file")
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "text": "x"}\n')
+    words = ["evaluate", "--predictions", tmp_path / "p.jsonl", "--questions", tiny_world.questions, *given]
+    cosup.refused(*words, tmp_path / "file")
+    assert tree(tmp_path) == before | {"p.jsonl"}
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_is_unforeseen_is_a_line_and_debug_shows_the_traceback(
+    cosup: Cosup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise RuntimeError("one\ntwo")
+
+    monkeypatch.setattr("cosup.info.describe", fail)
+    assert "error: RuntimeError: one\n" in cosup.refused("info", tmp_path, code=1)
+    for words in (["--debug", "info", tmp_path], ["info", tmp_path, "--debug"]):
+        assert "Traceback" in cosup(*words).err
+
+
+# -- pieces --------------------------------------------------------------------------------------------------------
+
+
+def test_overrides_are_parted_from_the_recipe() -> None:
+    assert split_overrides(["r.yaml", "--a", "-1", "--b=x=y"]) == ("r.yaml", [("a", "-1"), ("b", "x=y")])
+    assert split_overrides(["--a", "1", "r.yaml"]) == ("r.yaml", [("a", "1")])
+    for words in (["r.yaml", "s.yaml"], ["--a", "1"], ["r.yaml", "--a", "--b", "1"], ["r.yaml", "--a"]):
+        with pytest.raises(UsageError):
+            split_overrides(words)
+
+
+def test_tasks_are_named_by_as_much_of_their_path_as_is_needed() -> None:
+    one, two, other = Path("/d/a/q.jsonl"), Path("/d/b/q.jsonl"), Path("/d/b/r.jsonl")
+    assert task_names([one, other]) == {one: "q", other: "r"}
+    assert task_names([one, two]) == {one: "a/q", two: "b/q"}
