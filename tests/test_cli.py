@@ -378,6 +378,39 @@ def test_recipes_with_unknown_keys(cosup: Cosup, tiny_world: TinyWorld, tmp_path
     assert tree(tmp_path) == {"recipe.yaml"}
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--learning_rate=abc", "training.learning_rate is 'abc'; expected a number"),
+        ("--bf16=maybe", "training.bf16 is 'maybe'; expected true or false"),
+        ("--max_steps=2.5", "training.max_steps is 2.5; expected a whole number"),
+        ("--seed=true", "training.seed is True; expected a whole number"),
+        ("--nsp_weight=much", "objective.nsp_weight is 'much'; expected a number"),
+        ("--data.max_length=0", "data.max_length is 0"),
+        ("--lr_scheduler_type=foo", "foo"),
+        ("--supervision=ntp+nps", "did you mean 'ntp+nsp'?"),
+    ],
+)
+def test_recipe_values_of_the_wrong_kind(
+    cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path, override: str, message: str
+) -> None:
+    assert message in cosup.refused("train", recipe(tiny_world, tmp_path), override)
+    assert tree(tmp_path) == {"recipe.yaml"}
+
+
+def test_every_setting_takes_its_own_default() -> None:
+    from dataclasses import MISSING, fields
+
+    from cosup.training.config import CoSupervisionConfig
+    from cosup.training.recipe import known_keys, parse_recipe
+
+    defaults = {f.name: f.default for f in fields(CoSupervisionConfig) if f.default is not MISSING}
+    known = known_keys()
+    parts = {part: {n: defaults[n] for n in known[part] if n in defaults} for part in ("training", "objective")}
+    record = {"generator": "g", "embedder": "e", "data": {"passages": "p", "questions": "q"}, **parts}
+    assert len(parse_recipe(record).training) > 50
+
+
 def test_damaged_weights(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
     shutil.copytree(tiny_world.model, tmp_path / "model")
     with (tmp_path / "model" / "generator" / "model.safetensors").open("r+b") as stream:

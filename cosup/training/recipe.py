@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -123,6 +123,8 @@ def parse_recipe(record: Mapping[str, Any], where: str = "recipe") -> Recipe:
         if not isinstance(parts[name], Mapping):
             raise UsageError(f"{where}: '{name}' is {parts[name]!r}; expected a mapping")
         _check_keys(parts[name], known, where, f"{name}.")
+    for name in ("objective", "training"):
+        _check_types(parts[name], where, f"{name}.")
     for name in ("generator", "embedder"):
         if not isinstance(record[name], str):
             raise UsageError(f"{where}: '{name}' is {record[name]!r}; expected a hub id, a folder or a .gguf file")
@@ -206,6 +208,20 @@ def _check_keys(record: Mapping[str, Any], known: Sequence[str], where: str, pre
     for key in record:
         if key not in known:
             raise UsageError(f"{where}: unknown key '{prefix}{key}'{did_you_mean(str(key), known)}")
+
+
+def _check_types(values: Mapping[str, Any], where: str, prefix: str) -> None:
+    """Check the numbers and switches among a run's settings, which `TrainingArguments` takes as they come."""
+    from cosup.training.config import CoSupervisionConfig
+
+    hints = get_type_hints(CoSupervisionConfig)
+    words = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
+    for name, value in values.items():
+        kinds = set(get_args(hints.get(name)) or (hints.get(name),))
+        taken = kinds | {int} if float in kinds else kinds
+        if kinds <= words.keys() and type(value) not in taken:
+            expected = " or ".join(word for kind, word in words.items() if kind in kinds)
+            raise UsageError(f"{where}: {prefix}{name} is {value!r}; expected {expected}")
 
 
 def _numbers(value: Any) -> Any:
