@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from cosup.errors import UsageError
@@ -31,12 +33,22 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """
     folder, options = _locate(source)
     with _explained(source), _quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        loader = PreTrainedTokenizerFast if _has_own_tokenizer(Path(folder)) else AutoTokenizer
+        tokenizer: Any = loader.from_pretrained(folder, **options)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise UsageError(f"the tokenizer of '{source}' has neither a pad nor an end-of-sequence token")
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def _has_own_tokenizer(folder: Path) -> bool:
+    """Whether `tokenizer.json` says everything: AutoTokenizer would rebuild it by the model's family for some families."""
+    config = folder / "tokenizer_config.json"
+    if not config.is_file() or not (folder / "tokenizer.json").is_file():
+        return False
+    kind = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class")
+    return kind in ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def load_generator(source: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

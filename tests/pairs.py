@@ -71,7 +71,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def config(family: str, vocabulary: int, width: int = 32, layers: int = 2, **more: Any) -> PreTrainedConfig:
     """Return the configuration of a tiny decoder of a family."""
     if family == "gpt2":
-        quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "initializer_range": 0.1}
         shape = {"n_embd": width, "n_layer": layers, "n_head": 4, "n_positions": 256}
         return GPT2Config(vocab_size=vocabulary, bos_token_id=1, eos_token_id=1, **shape, **(quiet | more))
     shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
@@ -113,7 +113,7 @@ def encoder(model: CoSupervisedModel) -> ExampleEncoder:
     return ExampleEncoder(model.generator_tokenizer, model.control, own.prompt, own.max_length, own.max_passage_length)
 
 
-def overfit(model: CoSupervisedModel, folder: str, steps: int = 90, examples: Sequence[Example] = EXAMPLES) -> None:
+def overfit(model: CoSupervisedModel, folder: str, steps: int = 130, examples: Sequence[Example] = EXAMPLES) -> None:
     """Train a pair until it knows the toy examples: retrieve twice, then answer."""
     from cosup.training.config import CoSupervisionConfig
     from cosup.training.trainer import CoSupervisionTrainer

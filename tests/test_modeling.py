@@ -59,13 +59,14 @@ def test_vectors_have_unit_length_only_for_cosine(similarity: str, length: float
 @pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
 def test_saved_and_loaded_gives_the_same_numbers(family: str, similarity: str, tmp_path: Path) -> None:
     """Proof 9, with another width on the embedder's side, so that the projection is saved too."""
-    settings = PairSettings(similarity=similarity, temperature=0.1, prompt="{question}?", max_length=99)
-    settings = PairSettings(**{**settings.__dict__, "max_passage_length": 20})
+    settings = PairSettings(similarity, 0.1, prompt="{question}?", max_length=99, max_passage_length=20)
     model = pairs.pair(family, "llama", embedder_width=16, settings=settings).eval()
     model.save_pretrained(tmp_path)
     again = CoSupervisedModel.from_pretrained(tmp_path)
     assert again.settings == settings
     assert again.fingerprint == model.fingerprint
+    words = model.generator_tokenizer
+    assert [again.generator_tokenizer.encode(t) for t in TEXTS] == [words.encode(t) for t in TEXTS]
     rows = [model.encode_passage(text) for text in TEXTS]
     assert [again.encode_passage(text) for text in TEXTS] == rows
     assert torch.equal(again.embed_ids(rows), model.embed_ids(rows))
@@ -95,7 +96,7 @@ def test_the_embedder_folder_is_a_sentence_transformer(similarity: str, width: i
     """sentence-transformers loads the folder and gives the vectors that cosup gives, projection included."""
     library = pytest.importorskip("sentence_transformers")
     settings = PairSettings(similarity=similarity, max_length=200, max_passage_length=12)
-    model = pairs.pair("qwen2", embedder_width=width, settings=settings).eval()
+    model = pairs.pair("llama", embedder_width=width, settings=settings).eval()
     model.save_pretrained(tmp_path)
     theirs = library.SentenceTransformer(str(tmp_path / "embedder"), device="cpu").encode(TEXTS, convert_to_tensor=True)
     ours = model.embed_ids([model.encode_passage(text) for text in TEXTS])

