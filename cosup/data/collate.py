@@ -45,9 +45,10 @@ class ExampleDataset(Dataset[EncodedExample]):
 class CoSupervisionCollator:
     """Builds a batch for both models.
 
-    Passages are embedded once each, whatever the number of `[Ret]` tokens that want them: two passages with the same
-    text are one. With `mask_same_passage` they are also one candidate of the NSP loss; without, each `[Ret]` brings a
-    candidate of its own, as in the paper, so that the same passage twice counts as a negative.
+    Passages are embedded once each, whatever the number of `[Ret]` tokens that want them: two passages that read the
+    same up to `max_passage_length` are one. With `mask_same_passage` they are also one candidate of the NSP loss;
+    without, each `[Ret]` brings a candidate of its own, as in the paper, so that the same passage twice counts as a
+    negative.
 
     Args:
         passages: passages by id.
@@ -76,7 +77,7 @@ class CoSupervisionCollator:
         self.max_passage_length = max_passage_length
         self.mask_same_passage = mask_same_passage
         self.supervised = {Kind.WRITTEN, Kind.PASSAGE} if supervise_passages else {Kind.WRITTEN}
-        self._encoded: dict[str, list[int]] = {}
+        self._encoded: dict[str, tuple[int, ...]] = {}
 
     def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
         """Return the batch.
@@ -101,11 +102,11 @@ class CoSupervisionCollator:
 
     def _passages(self, examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
         wanted = [i for e in examples for i in e.passage_ids]
-        rows: dict[str, int] = {}
+        rows: dict[tuple[int, ...], int] = {}
         for passage_id in wanted + [i for e in examples for i in e.negatives]:
-            rows.setdefault(self.passages[passage_id].rendered, len(rows))
-        of = [rows[self.passages[i].rendered] for i in wanted]
-        ids, mask = pad_right([self._encode(text) for text in rows], self.embedder_pad)
+            rows.setdefault(self._encode(passage_id), len(rows))
+        of = [rows[self._encode(passage_id)] for passage_id in wanted]
+        ids, mask = pad_right(list(rows), self.embedder_pad)
         shared = list(range(len(rows)))
         own = of + shared[len(set(of)) :]
         return {
@@ -115,7 +116,8 @@ class CoSupervisionCollator:
             "positives": torch.tensor(of if self.mask_same_passage else range(len(of)), dtype=torch.long),
         }
 
-    def _encode(self, text: str) -> list[int]:
-        if text not in self._encoded:
-            self._encoded[text] = self.passage_encoder.encode_with_template(text, self.max_passage_length)
-        return self._encoded[text]
+    def _encode(self, passage_id: str) -> tuple[int, ...]:
+        if passage_id not in self._encoded:
+            text = self.passages[passage_id].rendered
+            self._encoded[passage_id] = tuple(self.passage_encoder.encode_with_template(text, self.max_passage_length))
+        return self._encoded[passage_id]

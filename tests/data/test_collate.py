@@ -113,6 +113,16 @@ def test_one_text_is_one_candidate_whatever_its_id() -> None:
     assert picked(batch) == [PASSAGES[i].rendered for i in ("1", "2", "1", "1")]
 
 
+def test_passages_that_differ_only_where_they_are_cut_are_one_candidate() -> None:
+    """The embedder cannot tell them apart, and GradCache, which goes by tokens, doesn't either."""
+    passages = {i: Passage(i, "the fox", f"quick brown {word}") for i, word in (("1", "of"), ("2", "Saltmere"))}
+    pads = kind("words").pad_token_id, plain("words").pad_token_id
+    for length, candidates in ((6, [0, 1]), (5, [0])):
+        made = CoSupervisionCollator(passages, TextEncoder(plain("words")), *pads, max_passage_length=length)
+        batch = made([encoded_one("words", passages), encoded_one("words", passages, "2")])
+        assert batch["candidates"].tolist() == candidates
+
+
 def test_without_the_mask_each_retrieval_brings_its_own_candidate() -> None:
     """The paper's way: the same passage twice is its own negative; it is embedded once all the same."""
     batch = collator(mask_same_passage=False)([encoded("1", "2"), encoded("1 again", "1")])
@@ -166,9 +176,9 @@ def test_no_passage_becomes_a_special_token_for_the_embedder(name: str, title: s
     assert special_ids(plain(name)).isdisjoint(inside)
 
 
-def encoded_one(name: str, passages: dict[str, Passage]) -> EncodedExample:
+def encoded_one(name: str, passages: dict[str, Passage], passage_id: str = "1") -> EncodedExample:
     made = ExampleEncoder(kind(name), control_token_ids(kind(name)))
-    return made.example(Example("e", "the fox", (RetrievalSegment("1", "fox"),)), passages)
+    return made.example(Example("e", "the fox", (RetrievalSegment(passage_id, "fox"),)), passages)
 
 
 # The data set and the padding
