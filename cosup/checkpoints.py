@@ -33,8 +33,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """
     folder, options = _locate(source)
     with _explained(source), _quiet():
-        loader = PreTrainedTokenizerFast if _has_own_tokenizer(Path(folder)) else AutoTokenizer
-        tokenizer: Any = loader.from_pretrained(folder, **options)
+        loader: Any = PreTrainedTokenizerFast if _has_own_tokenizer(Path(folder)) else AutoTokenizer
+        tokenizer = loader.from_pretrained(folder, **options)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise UsageError(f"the tokenizer of '{source}' has neither a pad nor an end-of-sequence token")
@@ -43,7 +43,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def _has_own_tokenizer(folder: Path) -> bool:
-    """Whether `tokenizer.json` says everything: AutoTokenizer would rebuild it by the model's family for some families."""
+    """Whether `tokenizer.json` says everything; AutoTokenizer would rebuild it for some model families."""
     config = folder / "tokenizer_config.json"
     if not config.is_file() or not (folder / "tokenizer.json").is_file():
         return False

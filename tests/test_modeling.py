@@ -203,7 +203,7 @@ def test_a_missing_model_folder_or_checkpoint_is_told(tmp_path: Path) -> None:
         CoSupervisedModel.from_pretrained(tmp_path)
     with pytest.raises(UsageError, match="no folder"):
         load_generator(str(tmp_path / "none"))
-    with pytest.raises(UsageError, match="expected a .gguf"):
+    with pytest.raises(UsageError, match=r"expected a \.gguf"):
         load_generator(str(tmp_path / "none.gguf"))
 
 

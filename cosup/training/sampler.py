@@ -72,7 +72,7 @@ class EpochSampler(Sampler[int]):
         return (index for run in runs + rest for index in run)
 
     def _runs(self, order: Sequence[int], topics: Topics) -> tuple[list[list[int]], list[list[int]]]:
-        """Cut each topic's examples into runs with distinct passages, alike in length; runs that are short come apart."""
+        """Cut each topic's examples into runs with distinct passages, alike in length; short runs come apart."""
         layers: dict[tuple[str, int], list[int]] = {}
         seen: dict[str, int] = {}
         for index in order:

@@ -82,6 +82,8 @@ class CoSupervisionTrainer(Trainer):
         self._passages = by_id
         self._eval_passages = eval_passages
         self._step_tokens = self._step_retrievals = 1
+        self._step_batches: list[Batch] = []
+        self._cached: list[CachedGradients] = []
         self._sums = {"ntp": 0.0, "tokens": 0, "nsp": 0.0, "correct": 0, "retrievals": 0}
         super().__init__(
             model=model,
@@ -97,15 +99,26 @@ class CoSupervisionTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor | int | None]:
-        """Collect a step's micro-batches, count what they supervise, cache NSP gradients where there are several."""
+        """Collect a step's micro-batches and count what they supervise."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._step_tokens = max(1, sum(int((b["labels"][:, 1:] != -100).sum()) for b in batches))
         self._step_retrievals = max(1, sum(len(b["ret_rows"]) for b in batches))
         if len(batches) > 1 and self.args.trains_nsp:
-            for batch, cached in zip(batches, self._cached_gradients(batches), strict=True):
-                batch["cached"] = cached
-            batches[0]["first"] = True
+            self._step_batches = [dict(batch) for batch in batches]
+            for number, batch in enumerate(batches):
+                batch["micro"] = number
         return batches, torch.tensor(self._step_tokens)
+
+    def training_step(
+        self, model: nn.Module, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Run a micro-batch; before the step's first of several, cache the step's NSP gradients.
+
+        Not earlier: on resuming, `Trainer` restores the random state after it has collected the first batches.
+        """
+        if inputs.get("micro") == 0:
+            self._cached = self._cached_gradients(self._step_batches)
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def _cached_gradients(self, batches: Sequence[Batch]) -> list[CachedGradients]:
         self.model.train()
@@ -134,7 +147,8 @@ class CoSupervisionTrainer(Trainer):
         NTP is divided by the step's supervised tokens and NSP by the step's retrievals.
         """
         inputs = dict(inputs)
-        cached, first = inputs.pop("cached", None), inputs.pop("first", False)
+        micro = inputs.pop("micro", None)
+        cached = None if micro is None else self._cached[micro]
         candidates, positives = inputs.pop("candidates"), inputs.pop("positives")
         if cached is None:
             output = self._forward(model, inputs, with_labels=self.args.trains_ntp)
@@ -149,9 +163,9 @@ class CoSupervisionTrainer(Trainer):
                 self._count_nsp(result)
             else:
                 pull = surrogate_loss(output.queries, output.passages, cached)
-                value = cached.step.loss_sum if first else torch.zeros_like(pull)
+                value = cached.step.loss_sum if micro == 0 else torch.zeros_like(pull)
                 nsp = value + pull - pull.detach()
-                if first:
+                if micro == 0:
                     self._count_nsp(cached.step)
             self._sums["retrievals"] += len(output.queries)
             loss = (

@@ -207,7 +207,7 @@ def test_an_index_of_another_embedder_is_refused(known: Known) -> None:
     """By the fingerprints' names, before anything is written."""
     other = pairs.pair(seed=5)
     other.fingerprint = "f" * 64
-    with pytest.raises(UsageError, match="made by embedder .* build it again"):
+    with pytest.raises(UsageError, match=r"made by embedder .* build it again"):
         Engine(other, known.index)
 
 

@@ -70,7 +70,7 @@ def test_the_loss_is_the_formula_of_the_paper(tmp_path: Path) -> None:
     trainer = _trainer(model, _config(tmp_path, nsp_weight=0.3, temperature=0.2, per_device_train_batch_size=8))
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(MIXED))])
     (first,), count = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
-    loss = float(trainer.compute_loss(model, dict(first), num_items_in_batch=count))
+    loss = float(trainer.compute_loss(model, dict(first), num_items_in_batch=count).detach())
     with torch.no_grad():
         states = model.hidden_states(batch["input_ids"], batch["attention_mask"])
         logits = model.generator.get_output_embeddings()(states).double()  # type: ignore[operator]
