@@ -72,7 +72,7 @@ class Recipe:
 
         objective = dict(self.objective)
         preset = objective.pop("preset", "default")
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise UsageError(
                 f"preset is '{preset}'{did_you_mean(str(preset), PRESETS)}; there are {', '.join(PRESETS)}"
             )
@@ -154,15 +154,19 @@ def known_keys() -> dict[str, tuple[str, ...]]:
 def _data(record: Mapping[str, Any], where: str) -> DataSettings:
     values = dict(record)
     for name in ("passages", "questions", "examples", "eval_questions", "eval_examples"):
-        value = values.get(name, ())
-        values[name] = (value,) if isinstance(value, str) else tuple(value or ())
-        if not all(isinstance(item, str) for item in values[name]):
-            raise UsageError(f"{where}: data.{name} is {value!r}; expected a path or a list of paths")
-    for name in ("max_eval_examples", "max_length", "max_passage_length"):
         value = values.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise UsageError(f"{where}: data.{name} is {value!r}; expected a whole number of at least 1")
+        items = [] if value is None else value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(item, str) for item in items):
+            raise UsageError(f"{where}: data.{name} is {value!r}; expected a path or a list of paths")
+        values[name] = tuple(items)
     settings = DataSettings(**values)
+    for name in ("template", "prompt"):
+        if not isinstance(getattr(settings, name), str):
+            raise UsageError(f"{where}: data.{name} is {values[name]!r}; expected text")
+    for name in ("max_eval_examples", "max_length", "max_passage_length"):
+        value = getattr(settings, name)
+        if (type(value) is not int or value < 1) and not (value is None and name == "max_eval_examples"):
+            raise UsageError(f"{where}: data.{name} is {value!r}; expected a whole number of at least 1")
     if not settings.passages:
         raise UsageError(f"{where}: data.passages is missing; name the file or folder of the passages")
     if bool(settings.questions) == bool(settings.examples):
@@ -179,7 +183,7 @@ def _override(record: dict[str, Any], key: str, value: str) -> None:
     if part is None:
         record[name] = parsed
         return
-    inner = record.setdefault(part, {})
+    inner = record[part] = {} if record.get(part) is None else record[part]
     if not isinstance(inner, dict):
         raise UsageError(f"--{key}: '{part}' in the recipe is {inner!r}; expected a mapping")
     inner[name] = parsed

@@ -1,0 +1,309 @@
+"""Recipes: every shipped one parses, and what cannot be used is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cosup.errors import InputError, UsageError
+from cosup.training.recipe import OBJECTIVE_KEYS, TOP_KEYS, DataSettings, Recipe, known_keys, load_recipe, parse_recipe
+from cosup.training.run import pair_settings
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+LEAST: dict[str, Any] = {"generator": "g", "embedder": "e", "data": {"passages": "p.jsonl", "questions": "q.jsonl"}}
+
+
+def with_(part: str, **values: Any) -> dict[str, Any]:
+    """Return the least recipe with more in one part."""
+    return {**LEAST, part: {**LEAST.get(part, {}), **values}}
+
+
+def written(folder: Path, record: Any = LEAST) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(record if isinstance(record, str) else yaml.safe_dump(record))
+    return path
+
+
+def refused(record: dict[str, Any]) -> str:
+    with pytest.raises(UsageError) as caught:
+        parse_recipe(record).config()
+    return str(caught.value)
+
+
+# What ships
+
+
+def test_there_are_recipes() -> None:
+    assert RECIPES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_every_recipe_parses_and_gives_a_configuration(path: Path, tmp_path: Path) -> None:
+    """On a machine without an accelerator too: bf16 asks for nothing that a CPU has not."""
+    recipe = load_recipe(path, [("output_dir", str(tmp_path))])
+    config = recipe.config()
+    settings = pair_settings(recipe, config)
+    assert config.output_dir == str(tmp_path)
+    assert config.learning_rate == recipe.training["learning_rate"]
+    assert (settings.similarity, settings.temperature) == (config.similarity, config.temperature)
+    assert settings.max_length == recipe.data.max_length
+
+
+# What a recipe says
+
+
+def test_the_least_recipe_has_the_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path))
+    assert recipe == Recipe("g", "e", "ntp+nsp", DataSettings(("p.jsonl",), ("q.jsonl",)), {}, {}, LEAST)
+    config = recipe.config()
+    assert (config.similarity, config.temperature, config.nsp_weight) == ("cosine", 0.05, 0.2)
+    assert (config.supervise_passages, config.mask_same_passage) == (False, True)
+    assert config.trains_ntp
+    assert config.trains_nsp
+
+
+def test_the_paper_preset_has_the_papers_values() -> None:
+    config = parse_recipe(with_("objective", preset="paper")).config()
+    assert (config.similarity, config.temperature, config.nsp_weight) == ("inner_product", 1.0, 0.01)
+    assert (config.supervise_passages, config.mask_same_passage) == (True, False)
+
+
+def test_the_objectives_own_keys_go_over_the_preset() -> None:
+    config = parse_recipe(with_("objective", preset="paper", nsp_weight=0.5)).config()
+    assert (config.similarity, config.nsp_weight) == ("inner_product", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("supervision", "ntp", "nsp"), [("ntp+nsp", True, True), ("ntp", True, False), ("nsp", False, True)]
+)
+def test_the_supervisions(supervision: str, ntp: bool, nsp: bool) -> None:
+    config = parse_recipe({**LEAST, "supervision": supervision}).config()
+    assert (config.trains_ntp, config.trains_nsp) == (ntp, nsp)
+
+
+def test_more_settings_go_over_the_recipe() -> None:
+    recipe = parse_recipe(with_("training", learning_rate=1e-4, seed=3))
+    config = recipe.config(seed=4)
+    assert (config.learning_rate, config.seed) == (1e-4, 4)
+
+
+def test_paths_are_one_or_several() -> None:
+    data = parse_recipe(with_("data", passages=["a", "b"], eval_questions="c")).data
+    assert (data.passages, data.questions, data.eval_questions) == (("a", "b"), ("q.jsonl",), ("c",))
+
+
+@pytest.mark.parametrize("text", ["2e-5", "2E-5", "2.0e-5", "'2e-5'", ".00002", "+2e-5"])
+def test_a_learning_rate_is_a_number_however_it_is_spelled(text: str, tmp_path: Path) -> None:
+    """YAML 1.1 takes `2e-5` for text."""
+    record = yaml.safe_dump(LEAST) + f"training:\n  learning_rate: {text}\n"
+    rate = load_recipe(written(tmp_path, record)).config().learning_rate
+    assert isinstance(rate, float)
+    assert rate == pytest.approx(2e-5)
+
+
+def test_names_that_only_look_like_numbers_stay_text() -> None:
+    recipe = parse_recipe({**LEAST, "generator": "e5", "embedder": "models/1e5b"})
+    assert (recipe.generator, recipe.embedder) == ("e5", "models/1e5b")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({**LEAST, "genrator": "x"}, "unknown key 'genrator' (did you mean 'generator'?)"),
+        (with_("data", pasages="x"), "unknown key 'data.pasages' (did you mean 'passages'?)"),
+        (with_("objective", temprature=1), "unknown key 'objective.temprature' (did you mean 'temperature'?)"),
+        (with_("training", learning_rat=1), "unknown key 'training.learning_rat' (did you mean 'learning_rate'?)"),
+        (with_("training", zzzz=1), "unknown key 'training.zzzz'"),
+        (with_("training", temperature=1), "unknown key 'training.temperature'"),
+        (
+            with_("objective", supervision="ntp"),
+            "unknown key 'objective.supervision'",
+        ),
+        ({**LEAST, 3: 4}, "unknown key '3'"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_an_unknown_key_is_refused_with_the_nearest(record: dict[str, Any], message: str) -> None:
+    assert refused(record) == f"recipe: {message}"
+
+
+@pytest.mark.parametrize("key", ["generator", "embedder", "data"])
+def test_a_missing_key_is_named(key: str) -> None:
+    record = {name: value for name, value in LEAST.items() if name != key}
+    assert refused(record) == f"recipe: no key '{key}'; a recipe needs generator, embedder and data"
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({**LEAST, "data": "x"}, "'data' is 'x'; expected a mapping"),
+        ({**LEAST, "training": [1]}, "'training' is [1]; expected a mapping"),
+        ({**LEAST, "generator": None}, "'generator' is None; expected a hub id, a folder or a .gguf file"),
+        ({**LEAST, "embedder": 3}, "'embedder' is 3; expected a hub id, a folder or a .gguf file"),
+        (with_("data", passages=3), "data.passages is 3; expected a path or a list of paths"),
+        (with_("data", passages=[3]), "data.passages is [3]; expected a path or a list of paths"),
+        (with_("data", passages={"a": 1}), "data.passages is {'a': 1}; expected a path or a list of paths"),
+        (with_("data", passages=[]), "data.passages is missing; name the file or folder of the passages"),
+        (with_("data", questions=None), "data needs either 'questions' or 'examples'"),
+        (with_("data", examples="e.jsonl"), "data needs either 'questions' or 'examples'"),
+        (with_("data", max_length="long"), "data.max_length is 'long'; expected a whole number of at least 1"),
+        (with_("data", max_length=1.5), "data.max_length is 1.5; expected a whole number of at least 1"),
+        (with_("data", max_length=None), "data.max_length is None; expected a whole number of at least 1"),
+        (with_("data", max_eval_examples=0), "data.max_eval_examples is 0; expected a whole number of at least 1"),
+        (with_("data", max_passage_length=True), "data.max_passage_length is True; expected a whole number of at"),
+        (with_("data", template=3), "data.template is 3; expected text"),
+        (with_("data", prompt=["{question}"]), "data.prompt is ['{question}']; expected text"),
+    ],
+    ids=lambda v: v[:40] if isinstance(v, str) else "",
+)
+def test_a_wrong_value_is_named(record: dict[str, Any], message: str) -> None:
+    assert refused(record).startswith(f"recipe: {message}")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({**LEAST, "supervision": "ntp+nps"}, "supervision is 'ntp+nps' (did you mean 'ntp+nsp'?); expected one of"),
+        (with_("objective", preset="papr"), "preset is 'papr' (did you mean 'paper'?); there are default, paper"),
+        (with_("objective", preset=["paper"]), "preset is '['paper']' (did you mean 'paper'?); there are default"),
+        (with_("objective", similarity="cosin"), "similarity is 'cosin' (did you mean 'cosine'?); expected one of"),
+        (
+            with_("objective", similarity=["cosine"]),
+            "similarity is ['cosine'] (did you mean 'cosine'?); expected one of",
+        ),
+        (with_("objective", temperature=0), "temperature is 0; expected a number above 0"),
+        (with_("objective", temperature="warm"), "recipe: objective.temperature is 'warm'; expected a number"),
+        (with_("objective", nsp_weight=-1), "nsp_weight is -1; expected a number of at least 0"),
+        (with_("objective", nsp_weight=float("nan")), "nsp_weight is nan; expected a number of at least 0"),
+        (
+            with_("objective", supervise_passages="yes please"),
+            "recipe: objective.supervise_passages is 'yes please'; expected true",
+        ),
+        (with_("training", same_title_examples=0), "same_title_examples is 0; expected at least 1"),
+        (
+            with_("training", same_title_examples="two"),
+            "recipe: training.same_title_examples is 'two'; expected a whole",
+        ),
+        (with_("training", eval_strategy="sometimes"), "training settings: "),
+        (with_("training", warmup_steps=-1), "training settings: "),
+        (with_("training", learning_rate="fast"), "recipe: training.learning_rate is 'fast'; expected a number"),
+        (with_("training", max_steps="many"), "recipe: training.max_steps is 'many'; expected a whole number"),
+        (with_("training", seed=None), "recipe: training.seed is None; expected a whole number"),
+    ],
+    ids=lambda v: v[:40] if isinstance(v, str) else "",
+)
+def test_a_setting_that_cannot_be_used_is_named(record: dict[str, Any], message: str) -> None:
+    found = refused(record)
+    assert found.startswith(message)
+    assert len(found.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"generator: g\nembedder: [e\ndata: {}\n", r":3: not valid YAML \(.+\)"),
+        (b"generator: 'g\n", r":2: not valid YAML \(.+\)"),
+        (b"generator: \xff\n", r": not valid YAML \(not UTF-8 text\)"),
+        (b"generator: \x00\n", r": not valid YAML \(.+\)"),
+        (b"", ": expected a mapping with the keys generator, embedder"),
+        (b"- generator\n", ": expected a mapping with the keys generator, embedder"),
+        (b"!!python/object/apply:os.getcwd []\n", r":1: not valid YAML \(.+\)"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_with_its_line(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="bad.yaml" + message):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("name", ["none.yaml", "."])
+def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such recipe; expected a YAML file"):
+        load_recipe(tmp_path / name)
+
+
+# Overrides
+
+
+def test_overrides_are_dotted_or_bare_with_dashes_or_not(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        written(tmp_path),
+        [
+            ("data.passages", "[a, b]"),
+            ("max-length", "77"),
+            ("training.learning-rate", "2e-5"),
+            ("per_device_train_batch_size", "3"),
+            ("nsp-weight", "0.7"),
+            ("objective.similarity", "inner_product"),
+            ("generator", "other/model"),
+            ("supervision", "nsp"),
+            ("bf16", "true"),
+        ],
+    )
+    assert (recipe.generator, recipe.supervision) == ("other/model", "nsp")
+    assert (recipe.data.passages, recipe.data.max_length) == (("a", "b"), 77)
+    assert recipe.objective == {"nsp_weight": 0.7, "similarity": "inner_product"}
+    assert recipe.training == {"learning_rate": 2e-5, "per_device_train_batch_size": 3, "bf16": True}
+    assert recipe.source["training"]["learning_rate"] == 2e-5
+
+
+def test_the_last_override_counts(tmp_path: Path) -> None:
+    assert load_recipe(written(tmp_path), [("seed", "1"), ("seed", "2")]).training == {"seed": 2}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("learning-rat", "1", "unknown setting '--learning_rat' (did you mean 'learning_rate'?)"),
+        ("data.pasages", "x", "unknown setting '--data.pasages' (did you mean 'data.passages'?)"),
+        ("training.temperature", "1", "unknown setting '--training.temperature' (did you mean"),
+        ("dta.passages", "x", "unknown setting '--dta.passages' (did you mean 'data.passages'?)"),
+        ("generator.name", "x", "unknown setting '--generator.name'"),
+        ("seed", "[1", "--seed [1: the value is not valid YAML"),
+    ],
+)
+def test_an_override_that_cannot_be_used_is_refused(key: str, value: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(written(tmp_path), [(key, value)])
+    assert str(caught.value).startswith(message)
+
+
+def test_a_whole_part_is_overridden_as_a_mapping(tmp_path: Path) -> None:
+    path = written(tmp_path, with_("training", seed=1, max_steps=3))
+    with pytest.raises(UsageError, match="unknown setting '--training'"):
+        load_recipe(path, [("training", "{seed: 2}")])
+
+
+def test_an_override_into_a_part_that_is_empty_or_wrong(tmp_path: Path) -> None:
+    assert load_recipe(written(tmp_path, {**LEAST, "training": None}), [("seed", "2")]).training == {"seed": 2}
+    with pytest.raises(UsageError, match=r"--seed: 'training' in the recipe is \[1\]; expected a mapping"):
+        load_recipe(written(tmp_path, {**LEAST, "training": [1]}), [("seed", "2")])
+
+
+# The names
+
+
+def test_every_bare_name_belongs_to_one_part() -> None:
+    """Else a bare override would have to guess."""
+    names = [name for part in known_keys().values() for name in part] + list(TOP_KEYS)
+    assert len(names) == len(set(names))
+
+
+def test_the_keys_of_our_own_are_these() -> None:
+    """Frozen: users' recipes have them."""
+    assert TOP_KEYS == ("generator", "embedder", "supervision", "data", "objective", "training")
+    assert set(OBJECTIVE_KEYS) == {
+        *("preset", "similarity", "temperature", "nsp_weight", "supervise_passages", "mask_same_passage")
+    }
+    assert set(known_keys()["data"]) == {
+        *("passages", "questions", "examples", "eval_questions", "eval_examples", "max_eval_examples"),
+        *("template", "prompt", "max_length", "max_passage_length"),
+    }
+    assert {"embedder_learning_rate", "same_title_examples", "recall_batch_tokens"} <= set(known_keys()["training"])
