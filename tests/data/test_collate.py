@@ -144,6 +144,13 @@ def test_negatives_are_candidates_that_nothing_picks(mask_same_passage: bool) ->
     assert plain("words").decode(third) == PASSAGES["3"].rendered
 
 
+def test_negatives_stay_candidates_beside_a_passage_that_stands_twice() -> None:
+    """Rows are 0 (wanted twice) and 1 (the negative); without the mask both retrievals bring row 0."""
+    examples = [encoded("1", negatives=("3",)), encoded("1")]
+    assert collator()(examples)["candidates"].tolist() == [0, 1]
+    assert collator(mask_same_passage=False)(examples)["candidates"].tolist() == [0, 0, 1]
+
+
 @pytest.mark.parametrize("negatives", [(), ("3",)])
 @pytest.mark.parametrize("mask_same_passage", [True, False])
 def test_a_batch_without_retrieval_has_empty_tensors(mask_same_passage: bool, negatives: tuple[str, ...]) -> None:
