@@ -22,7 +22,7 @@ from cosup.records import Evidence, Passage, Question
 
 T = TypeVar("T")
 
-SMALLEST_TRAIN, LARGEST_TOTAL = 400, 6000
+SMALLEST_TRAIN, LARGEST_TOTAL = 400, 4400
 _SHARES = {"person": 0.40, "place": 0.25, "work": 0.35}
 _SECOND_HOP_SHARE = 0.35
 _NAMED_AGAIN = 0.2
@@ -54,7 +54,7 @@ class Atlas:
         return [p.rendered for p in self.train_passages] + [q.question for q in self.train_questions]
 
 
-def build_atlas(seed: int = 0, train_entities: int = 4800, test_entities: int = 640) -> Atlas:
+def build_atlas(seed: int = 0, train_entities: int = 3000, test_entities: int = 640) -> Atlas:
     """Make the corpus; the same arguments give the same corpus in every process and Python version.
 
     Args:
