@@ -65,9 +65,7 @@ LANDMARKS = (
     "belfry|bridge|cathedral|chapel|citadel|dam|fort|fountain|library|lighthouse|monument|museum|"
     "palace|pier|pyramid|statue|temple|theatre|tunnel|windmill"
 ).split("|")
-GENRES = (
-    "ballad|biography|comedy|drama|fable|farce|legend|mystery|poem|romance|saga|tragedy"
-).split("|")
+GENRES = ("ballad|biography|comedy|drama|fable|farce|legend|mystery|poem|romance|saga|tragedy").split("|")
 BIRTH_YEARS = tuple(str(year) for year in range(1801, 1841))
 WORK_YEARS = tuple(str(year) for year in range(1851, 1891))
 FOUNDING_YEARS = tuple(str(year) for year in range(1421, 1461))
