@@ -1,0 +1,56 @@
+"""Proof 10: the README's commands run, in their order, as they are written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cosup.console import Console
+from cosup.demo import DemoSettings, run_demo
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"<!-- test -->\n```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+TOY = DemoSettings(train_entities=60, test_entities=60, width=32, generator_layers=1, embedder_layers=1, steps=2)
+
+
+def _environment() -> dict[str, str]:
+    """Return an environment whose `cosup` and `python` are this interpreter's."""
+    here = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": here + os.pathsep + os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+
+
+def _run(language: str, code: str, folder: Path) -> str:
+    shell = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
+    done = subprocess.run(
+        shell, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    """Every marked block, after a demo of toy size in place of `make demo`; what they promise is there afterwards."""
+    run_demo(tmp_path / "runs" / "demo", settings=TOY, console=Console(quiet=True))
+    printed = [_run(language, code, tmp_path) for language, code in BLOCKS]
+    for made in ("runs/mine/model/cosup.json", "runs/mine/report/report.json", "runs/notes-index/index.json"):
+        assert (tmp_path / made).is_file(), made
+    assert (tmp_path / "notes.jsonl").read_text(encoding="utf-8").count("\n") == 2
+    assert any("espresso" in text for text in printed)
+
+
+def test_every_kind_of_command_is_among_them() -> None:
+    """The marked blocks call every command but the demo, so that none goes untested unseen."""
+    code = "\n".join(code for _, code in BLOCKS)
+    for command in ("ask", "train", "index", "generate", "evaluate", "info", "convert"):
+        assert re.search(rf"^cosup {command} ", code, flags=re.MULTILINE), command
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)]+)\)", README.read_text(encoding="utf-8")))
+def test_the_links_of_the_readme_lead_somewhere(link: str) -> None:
+    """Files that the README points to are in the repository."""
+    assert (README.parent / link).is_file()
