@@ -144,7 +144,8 @@ def train(
     The same command goes on after an interruption.
 
     Every key of the recipe can be given another value: --learning_rate 1e-4, --data.max_length 512,
-    --generator ./my-model, --output_dir runs/second. All names of Hugging Face's TrainingArguments work.
+    --generator ./my-model, --output_dir runs/second. The names of Hugging Face's TrainingArguments work; the
+    few that cosup cannot honour are refused.
 
     \b
     cosup train recipes/squad-smollm2.yaml --max_steps 300 --output_dir runs/short

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,31 @@ from cosup.errors import UsageError, did_you_mean
 from cosup.modeling import SIMILARITIES
 
 SUPERVISIONS = ("ntp+nsp", "ntp", "nsp")
+ORDERS = ("random", "group_by_length")
+
+# What `TrainingArguments` has and this trainer would ignore or break on.
+UNSUPPORTED = (
+    "activation_checkpointing",
+    "gradient_checkpointing",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "use_liger_kernel",
+    "fsdp",
+    "deepspeed",
+)
+_AT_LEAST = {
+    "nsp_weight": 0,
+    "temperature": 0,
+    "learning_rate": 0,
+    "embedder_learning_rate": 0,
+    "num_train_epochs": 0,
+    "same_title_examples": 1,
+    "recall_batch_tokens": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "max_steps": -1,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -27,7 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class CoSupervisionConfig(TrainingArguments):
-    """`TrainingArguments` plus the co-supervision objective.
+    """`TrainingArguments` plus the co-supervision objective, for one process and one device.
 
     Gradient clipping (`max_grad_norm`) covers both models. Both losses are averaged over the global batch, whatever
     `gradient_accumulation_steps` says; with accumulation, in-batch negatives come from the whole step (GradCache).
@@ -66,17 +92,21 @@ class CoSupervisionConfig(TrainingArguments):
         """
         _check_choice("supervision", self.supervision, SUPERVISIONS)
         _check_choice("similarity", self.similarity, SIMILARITIES)
-        for name in ("nsp_weight", "temperature"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise UsageError(f"{name} is {value!r}; expected a number of at least 0")
-        if self.same_title_examples < 1:
-            raise UsageError(f"same_title_examples is {self.same_title_examples}; expected at least 1")
-        if self.temperature == 0:
-            raise UsageError("temperature is 0; expected a number above 0 (1.0 is the paper's)")
+        _check_choice("train_sampling_strategy", self.train_sampling_strategy, ORDERS)
+        _check_numbers({name: getattr(self, name) for name in _AT_LEAST})
+        for name in UNSUPPORTED:
+            if getattr(self, name, None):
+                raise UsageError(f"{name} is {getattr(self, name)!r}; cosup cannot train with it, leave it out")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments takes bf16 on a CPU only where the CPU is asked for
         super().__post_init__()  # type: ignore[no-untyped-call]
+        if self.world_size > 1:
+            raise UsageError(f"started as {self.world_size} processes; cosup trains in one")
+
+    @property
+    def n_gpu(self) -> int:
+        """At most 1: `Trainer`'s own `DataParallel` would part a batch's retrievals from their rows."""
+        return min(1, int(super().n_gpu))
 
     @property
     def trains_ntp(self) -> bool:
@@ -93,3 +123,17 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         hint = did_you_mean(str(value), choices)
         raise UsageError(f"{name} is {value!r}{hint}; expected one of {', '.join(choices)}")
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if value is None and name == "embedder_learning_rate":
+            continue
+        least = _AT_LEAST[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+            number = "a number of at least" if least == 0 else "at least"
+            raise UsageError(f"{name} is {value!r}; expected {number} {least}")
+    if values["temperature"] == 0:
+        raise UsageError("temperature is 0; expected a number above 0 (1.0 is the paper's)")
+    if values["max_steps"] == 0:
+        raise UsageError("max_steps is 0; expected at least 1, or -1 for as many as num_train_epochs asks for")

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from cosup.data.encoding import PROMPT
+from cosup.data.templates import TEMPLATES
 from cosup.errors import InputError, UsageError, did_you_mean
 
 TOP_KEYS = ("generator", "embedder", "supervision", "data", "objective", "training")
@@ -68,6 +69,8 @@ class Recipe:
         Raises:
             UsageError: a value cannot be used; the message names the setting.
         """
+        from transformers import IntervalStrategy
+
         from cosup.training.config import PRESETS, CoSupervisionConfig
 
         objective = dict(self.objective)
@@ -78,9 +81,13 @@ class Recipe:
             )
         settings = {**PRESETS[preset], **objective, **self.training, **more}
         try:
-            return CoSupervisionConfig(supervision=self.supervision, **settings)
-        except (ValueError, TypeError) as error:
+            config = CoSupervisionConfig(supervision=self.supervision, **settings)
+        except (ValueError, TypeError, ImportError) as error:
             raise UsageError(f"training settings: {str(error).strip().splitlines()[0]}") from error
+        if config.eval_strategy != "no" and not (self.data.eval_questions or self.data.eval_examples):
+            chosen = IntervalStrategy(config.eval_strategy).value
+            raise UsageError(f"eval_strategy is '{chosen}', but data has neither eval_questions nor eval_examples")
+        return config
 
 
 def load_recipe(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Recipe:
@@ -163,6 +170,9 @@ def _data(record: Mapping[str, Any], where: str) -> DataSettings:
     for name in ("template", "prompt"):
         if not isinstance(getattr(settings, name), str):
             raise UsageError(f"{where}: data.{name} is {values[name]!r}; expected text")
+    if settings.template not in TEMPLATES:
+        hint = did_you_mean(settings.template, TEMPLATES)
+        raise UsageError(f"{where}: data.template is '{settings.template}'{hint}; there are {', '.join(TEMPLATES)}")
     for name in ("max_eval_examples", "max_length", "max_passage_length"):
         value = getattr(settings, name)
         if (type(value) is not int or value < 1) and not (value is None and name == "max_eval_examples"):

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import TrainingArguments
 
 from cosup.errors import InputError, UsageError
+from cosup.training.config import CoSupervisionConfig
 from cosup.training.recipe import OBJECTIVE_KEYS, TOP_KEYS, DataSettings, Recipe, known_keys, load_recipe, parse_recipe
 from cosup.training.run import pair_settings
 
@@ -158,6 +160,11 @@ def test_a_missing_key_is_named(key: str) -> None:
         (with_("data", max_eval_examples=0), "data.max_eval_examples is 0; expected a whole number of at least 1"),
         (with_("data", max_passage_length=True), "data.max_passage_length is True; expected a whole number of at"),
         (with_("data", template=3), "data.template is 3; expected text"),
+        (with_("data", template="clams"), "data.template is 'clams' (did you mean 'claims'?); there are claims"),
+        (
+            with_("data", template="clams", questions=None, examples="e.jsonl"),
+            "data.template is 'clams' (did you mean 'claims'?); there are claims",
+        ),
         (with_("data", prompt=["{question}"]), "data.prompt is ['{question}']; expected text"),
     ],
     ids=lambda v: v[:40] if isinstance(v, str) else "",
@@ -190,6 +197,20 @@ def test_a_wrong_value_is_named(record: dict[str, Any], message: str) -> None:
             with_("training", same_title_examples="two"),
             "recipe: training.same_title_examples is 'two'; expected a whole",
         ),
+        (with_("training", learning_rate=-1e-4), "learning_rate is -0.0001; expected a number of at least 0"),
+        (with_("training", embedder_learning_rate=-1.0), "embedder_learning_rate is -1.0; expected a number of at"),
+        (with_("training", num_train_epochs=-1), "num_train_epochs is -1; expected a number of at least 0"),
+        (with_("training", per_device_train_batch_size=0), "per_device_train_batch_size is 0; expected at least 1"),
+        (with_("training", gradient_accumulation_steps=0), "gradient_accumulation_steps is 0; expected at least 1"),
+        (with_("training", recall_batch_tokens=0), "recall_batch_tokens is 0; expected at least 1"),
+        (with_("training", max_steps=0), "max_steps is 0; expected at least 1, or -1"),
+        (with_("training", max_steps=-2), "max_steps is -2; expected at least -1"),
+        (with_("training", gradient_checkpointing=True), "gradient_checkpointing is True; cosup cannot train with it"),
+        (with_("training", label_smoothing_factor=0.1), "label_smoothing_factor is 0.1; cosup cannot train with it"),
+        (with_("training", neftune_noise_alpha=5.0), "neftune_noise_alpha is 5.0; cosup cannot train with it"),
+        (with_("training", deepspeed="x.json"), "deepspeed is 'x.json'; cosup cannot train with it"),
+        (with_("training", train_sampling_strategy="sequential"), "train_sampling_strategy is 'sequential'; expected"),
+        (with_("training", eval_strategy="steps"), "eval_strategy is 'steps', but data has neither eval_questions"),
         (with_("training", eval_strategy="sometimes"), "training settings: "),
         (with_("training", warmup_steps=-1), "training settings: "),
         (with_("training", learning_rate="fast"), "recipe: training.learning_rate is 'fast'; expected a number"),
@@ -202,6 +223,16 @@ def test_a_setting_that_cannot_be_used_is_named(record: dict[str, Any], message:
     found = refused(record)
     assert found.startswith(message)
     assert len(found.splitlines()) == 1
+
+
+def test_one_process_and_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Trainer` would spread a batch over all GPUs, and average over processes what is to be summed."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))
+    config = CoSupervisionConfig(output_dir=str(tmp_path), per_device_train_batch_size=3)
+    assert (config.n_gpu, config.train_batch_size) == (1, 3)
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
+    with pytest.raises(UsageError, match="started as 2 processes; cosup trains in one"):
+        CoSupervisionConfig(output_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize(
