@@ -15,6 +15,7 @@ from cosup.records import Answer, Example, Passage, Question
 __all__ = [
     "check_references",
     "iter_jsonl",
+    "line_of",
     "read_all",
     "read_answers",
     "read_examples",
@@ -177,7 +178,7 @@ def check_references(
             if passage_id not in known:
                 found = f"{field} of {record.id!r} names the passage {passage_id!r}"
                 message = f"{found}; expected the id of one of the {len(known):,} passages"
-                raise InputError(message, path, _line_of(path, record.id))
+                raise InputError(message, path, line_of(path, record.id))
 
 
 def _references(record: Question | Example) -> Iterator[tuple[str, str]]:
@@ -189,8 +190,8 @@ def _references(record: Question | Example) -> Iterator[tuple[str, str]]:
         yield from (("negatives", n) for n in record.negatives)
 
 
-def _line_of(path: str | Path, record_id: str) -> int | None:
-    """Find the line of a record again, where the file is still there."""
+def line_of(path: str | Path, record_id: str) -> int | None:
+    """Return the line of the record with this id, found by reading the file again; None where it isn't there."""
     if not Path(path).is_file():
         return None
     return next((n for n, record in iter_jsonl(path) if str(record.get("id")) == record_id), None)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cosup.data.reading import iter_jsonl
+from cosup.data.reading import line_of
 from cosup.data.writing import write_jsonl
 from cosup.errors import InputError, UsageError
 from cosup.generation.engine import Engine
@@ -110,8 +110,7 @@ def check_questions(engine: Engine, questions: Sequence[Question], path: Path) -
         try:
             engine.check(question)
         except InputError as error:
-            line = next((n for n, record in iter_jsonl(path) if str(record.get("id")) == question.id), None)
-            raise InputError(str(error), path, line) from None
+            raise InputError(str(error), path, line_of(path, question.id)) from None
 
 
 def _finished(partial: Path, identity: Mapping[str, Any]) -> list[Answer]:

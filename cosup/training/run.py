@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import TrainerState
 
-from cosup.data.reading import check_references, read_all, read_examples, read_passages, read_questions
+from cosup.data.reading import check_references, line_of, read_all, read_examples, read_passages, read_questions
 from cosup.data.templates import question_to_example
-from cosup.errors import UsageError
+from cosup.errors import InputError, UsageError
 from cosup.modeling import CoSupervisedModel, PairSettings
-from cosup.records import Example, Passage
+from cosup.records import Example, Passage, Question
 from cosup.training.progress import Report, report_to
 from cosup.training.recipe import DataSettings, Recipe
 from cosup.training.trainer import CoSupervisionTrainer, last_complete_checkpoint
@@ -60,17 +61,30 @@ def train(recipe: Recipe, progress: Report | None = None) -> Path:
     )
     if progress is not None:
         report_to(trainer, progress)
-    checkpoint = last_complete_checkpoint(folder)
-    if checkpoint is not None:
-        logger.warning("going on from %s", checkpoint)
-    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    metrics: dict[str, Any] = dict(result.metrics)
+    metrics = _train(trainer, last_complete_checkpoint(folder))
     if eval_examples:
         metrics |= trainer.evaluate()
     (folder / "metrics.json").write_text(
         json.dumps({"metrics": metrics, "log": trainer.state.log_history}, indent=2) + "\n", encoding="utf-8"
     )
     return save_whole(model, folder / "model")
+
+
+def _train(trainer: CoSupervisionTrainer, checkpoint: Path | None) -> dict[str, Any]:
+    """Train to the end and return the run's figures; from a checkpoint at the end, take its weights.
+
+    There `Trainer` itself would go on for one more step.
+    """
+    if checkpoint is None:
+        return dict(trainer.train().metrics)
+    logger.warning("going on from %s", checkpoint)
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if state.global_step < state.max_steps:
+        return dict(trainer.train(resume_from_checkpoint=str(checkpoint)).metrics)
+    trainer.state = state
+    best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    trainer.model.load_weights(best or checkpoint)
+    return {}
 
 
 def pair_settings(recipe: Recipe, config: Any) -> PairSettings:
@@ -87,13 +101,32 @@ def pair_settings(recipe: Recipe, config: Any) -> PairSettings:
 
 
 def save_whole(model: CoSupervisedModel, folder: Path) -> Path:
-    """Write a model folder so that it is there whole or not at all."""
+    """Write a model folder so that it is there whole or not at all; an older model folder is replaced.
+
+    Raises:
+        UsageError: the folder holds something else.
+    """
+    check_model_target(folder)
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(draft)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
     return folder
+
+
+def check_model_target(folder: Path) -> None:
+    """Make sure that a model folder can stand at `folder` without the loss of anything else.
+
+    Raises:
+        UsageError: a file, or a folder that is neither a model's nor empty, is there.
+    """
+    if (
+        folder.exists()
+        and not (folder / "cosup.json").is_file()
+        and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise UsageError(f"cannot write a model to {folder}: something else is there; move it or choose another folder")
 
 
 def load_examples(data: DataSettings, passages: Sequence[Passage]) -> tuple[list[Example], list[Example]]:
@@ -114,17 +147,25 @@ def _examples(
     for path in questions:
         asked = read_questions(path)
         check_references(asked, passages.values(), path)
-        found += [question_to_example(q, passages, template) for q in asked]
+        found += [_example(q, passages, template, path) for q in asked]
     return found
 
 
+def _example(question: Question, passages: dict[str, Passage], template: str, path: str) -> Example:
+    try:
+        return question_to_example(question, passages, template)
+    except InputError as error:
+        raise InputError(str(error), path, line_of(path, question.id)) from None
+
+
 def _check_folder(folder: Path, recipe: Recipe) -> None:
-    """Refuse a run folder that holds what another recipe has trained."""
-    began = any(folder.glob("checkpoint-*")) or (folder / "model").exists()
-    if began and (folder / "recipe.yaml").is_file() and not _same_recipe(folder, recipe):
-        raise UsageError(
-            f"{folder} holds a run of another recipe (see {folder / 'recipe.yaml'}); choose another --output_dir"
-        )
+    """Refuse a run folder that holds what another recipe, or no recipe, has made."""
+    check_model_target(folder / "model")
+    began = any(folder.glob("checkpoint-*")) or (folder / "model" / "cosup.json").is_file()
+    if began and not _same_recipe(folder, recipe):
+        found = f"a run of another recipe (see {folder / 'recipe.yaml'})"
+        found = found if (folder / "recipe.yaml").is_file() else "a model that no recipe here has made"
+        raise UsageError(f"{folder} holds {found}; choose another --output_dir")
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
