@@ -193,7 +193,8 @@ class Engine:
 
     def _sample(self, row: Row, logits: torch.Tensor) -> int:
         """Draw from the smallest set of tokens whose probability reaches top_p."""
-        chances, order = torch.softmax(logits / self.settings.temperature, dim=-1).sort(descending=True)
+        scaled = (logits - logits.max()) / self.settings.temperature  # the best stays 0, however cold
+        chances, order = torch.softmax(scaled, dim=-1).sort(descending=True)
         outside = chances.cumsum(dim=-1) - chances >= self.settings.top_p
         chances = chances.masked_fill(outside, 0.0)
         return int(order[torch.multinomial(chances, 1, generator=row.random)])

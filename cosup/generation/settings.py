@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cosup.errors import UsageError
@@ -39,7 +40,9 @@ class GenerationSettings:
         for name in ("max_new_tokens", "max_retrievals", "top_k"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if not self.temperature > 0:
+        if self.max_length is not None and self.max_length < 1:
+            raise UsageError(f"max_length is {self.max_length}; expected at least 1")
+        if not 0 < self.temperature < math.inf:
             raise UsageError(f"temperature is {self.temperature}; expected a number above 0")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p is {self.top_p}; expected a number above 0 and at most 1")

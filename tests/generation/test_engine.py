@@ -159,6 +159,13 @@ def test_sampling_depends_on_the_seed_and_stays_in_the_nucleus(known: Known) -> 
     assert [a.text for a in Engine(known.model, known.index, narrow).generate(UNEVEN)] == greedy
 
 
+def test_the_coldest_sampling_is_greedy(known: Known) -> None:
+    """A temperature so low that scores divided by it overflow."""
+    cold = GenerationSettings(do_sample=True, temperature=1e-42, top_p=1.0)
+    greedy = Engine(known.model, known.index).generate(UNEVEN)
+    assert [a.text for a in Engine(known.model, known.index, cold).generate(UNEVEN)] == [a.text for a in greedy]
+
+
 def test_limits_end_an_answer(known: Known) -> None:
     """`length` is the writer's own limit; a passage is cut so that the context holds it and room for its claim."""
     short = Engine(known.model, known.index, GenerationSettings(max_new_tokens=4)).generate([UNEVEN[0]])[0]
@@ -221,7 +228,8 @@ def test_a_separate_retriever_reads_the_text_by_itself(known: Known) -> None:
 
 def test_settings_are_checked(known: Known) -> None:
     """Unusable settings are refused by name."""
-    for change in ({"max_new_tokens": 0}, {"top_p": 0.0}, {"temperature": -1.0}, {"top_k": 0}):
+    wrong = ({"max_new_tokens": 0}, {"top_p": 0.0}, {"temperature": -1.0}, {"top_k": 0}, {"max_length": 0})
+    for change in (*wrong, {"max_length": -5}, {"temperature": float("inf")}, {"temperature": float("nan")}):
         with pytest.raises(UsageError, match=next(iter(change))):
             GenerationSettings(**change)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="256 positions"):
