@@ -28,6 +28,7 @@ _FENCE = re.compile(r"\s*(?P<mark>`{3,}|~{3,})(?P<info>[^\n]*)")
 _HEADING = re.compile(r" {0,3}(?P<marks>#{1,6})(?:[^\S\n]+(?P<text>.*?))?(?:[^\S\n]+#+)?[^\S\n]*$")
 _UNDERLINE = re.compile(r" {0,3}(?:=+|-{2,})[^\S\n]*$")
 _LINK = re.compile(r"!?\[(?P<text>[^\]]*)\]\([^)]*\)")
+_LONGEST_HEADING = 1000  # characters; a longer line is a paragraph
 _ANCHOR = re.compile(r"\s*\{#[^}]*\}\s*$")
 # What counts as a word: an ideograph or kana, or anything between white space, cut where it is endless.
 _WORD = re.compile(r"[぀-ヿ㐀-鿿]|[^\s぀-ヿ㐀-鿿]{1,40}")
@@ -129,8 +130,9 @@ def _markdown_blocks(lines: list[str]) -> Iterator[_Block]:
     position = 0
     while position < len(lines):
         line = lines[position]
-        fence, heading = _opening_fence(line), _HEADING.match(line)
-        underlined = len(paragraph) == 1 and _UNDERLINE.match(line)
+        fence = _opening_fence(line)
+        heading = _HEADING.match(line) if len(line) <= _LONGEST_HEADING else None
+        underlined = len(paragraph) == 1 and len(paragraph[0]) <= _LONGEST_HEADING and _UNDERLINE.match(line)
         if underlined:
             _enter(headings, 1 if "=" in line else 2, paragraph.pop())
         elif fence or heading or not line.strip():

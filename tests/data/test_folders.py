@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,19 @@ def test_headings_become_the_title_trail(tmp_path: Path) -> None:
 def test_markdown(text: str, chunks: list[tuple[str, str]], tmp_path: Path) -> None:
     (tmp_path / "a.md").write_bytes(text.encode())
     assert [(p.title, p.text) for p in chunk_folder(tmp_path)] == chunks
+
+
+@pytest.mark.parametrize(
+    "line", ["# a" + " " * 100_000 + "x", "# " + "[" * 100_000 + "x", "[" * 100_000 + "x\n==="], ids=lambda v: v[:3]
+)
+def test_a_gigantic_heading_is_a_paragraph_and_takes_no_time(line: str, tmp_path: Path) -> None:
+    """Read as a heading, each of these would take minutes."""
+    (tmp_path / "a.md").write_text(line + "\n\nThe end.\n", encoding="utf-8")
+    start = time.monotonic()
+    passages = chunk_folder(tmp_path)
+    assert time.monotonic() - start < 5
+    assert {p.title for p in passages} == {"a"}
+    assert "The end." in passages[-1].text
 
 
 def test_plain_text_has_no_headings(tmp_path: Path) -> None:
