@@ -75,7 +75,7 @@ def _file(path: Path) -> Info:
     if path.suffix.lower() in (".yaml", ".yml"):
         return recipe_info(path)
     if path.suffix.lower() == ".json":
-        return Info("evaluation report", tuple(_report_rows(_json(path))))
+        return Info("evaluation report", tuple(_report_rows(path)))
     if path.suffix.lower() == ".jsonl":
         return jsonl_info(path)
     return passages_info(read_passages(path), "passages")
@@ -193,16 +193,20 @@ def recipe_info(path: Path) -> Info:
 def results_info(folder: Path) -> Info:
     """Describe a folder with a report."""
     parts = [(name, "there") for name in ("model", "index") if (folder / name).is_dir()]
-    return Info("results folder", (*parts, *_report_rows(_json(folder / "report.json"))))
+    return Info("results folder", (*parts, *_report_rows(folder / "report.json")))
 
 
-def _report_rows(report: Mapping[str, Any]) -> Rows:
-    metrics, settings = report.get("metrics"), report.get("settings")
-    if not isinstance(metrics, Mapping):
-        raise InputError("a JSON file without 'metrics'; expected a report of 'cosup evaluate'")
-    rows = [("questions", _value(report.get("count")))]
-    rows += [(name, "-" if value is None else f"{value:.1f}") for name, value in metrics.items()]
-    return rows + [(f"settings.{n}", _value(v)) for n, v in (settings or {}).items()]
+def _report_rows(path: Path) -> Rows:
+    report = _json(path)
+    metrics, settings = report.get("metrics"), report.get("settings", {})
+    if not isinstance(metrics, dict) or not isinstance(settings, dict) or "count" not in report:
+        raise InputError("no 'metrics', 'count' and 'settings'; expected a report of 'cosup evaluate'", path)
+    wrong = next((name for name, value in metrics.items() if not isinstance(value, int | float)), None)
+    if wrong is not None:
+        raise InputError(f"metrics.{wrong} is {metrics[wrong]!r}; expected a number", path)
+    rows = [("questions", _value(report["count"]))]
+    rows += [(name, f"{value:.1f}") for name, value in metrics.items()]
+    return rows + [(f"settings.{name}", _value(value)) for name, value in settings.items()]
 
 
 # -- data ----------------------------------------------------------------------------------------------------------

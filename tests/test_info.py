@@ -129,6 +129,22 @@ def test_a_wrong_file_is_refused_by_name_and_line(tmp_path: Path, content: str, 
         describe(tmp_path / "x.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"x": 1}', r"report\.json: no 'metrics', 'count' and 'settings'; expected a report"),
+        ('{"metrics": {"f1": 1.0}}', "no 'metrics', 'count' and 'settings'"),
+        ('{"metrics": {"f1": 1.0}, "count": 1, "settings": 3}', "no 'metrics', 'count' and 'settings'"),
+        ('{"metrics": {"f1": "high"}, "count": 1}', r"report\.json: metrics\.f1 is 'high'; expected a number"),
+    ],
+)
+def test_a_wrong_report_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "report.json").write_text(content, encoding="utf-8")
+    for path in (tmp_path, tmp_path / "report.json"):
+        with pytest.raises(InputError, match=message):
+            describe(path)
+
+
 def test_damaged_weights_and_missing_paths_are_refused(tiny_world: TinyWorld, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         describe(tmp_path / "nothing")
