@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import normalize
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 SIMILARITIES = ("cosine", "inner_product")
 FORMAT = 1
+_NEEDED = ("token_ids", "embedder_fingerprint", "similarity", "prompt")
+_WORDS: dict[type[Any], str] = {str: "text", int: "a whole number", float: "a number", dict: "an object"}
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,9 @@ class CoSupervisedModel(nn.Module):
         settings = settings or PairSettings()
         tokenizer, model = load_tokenizer(generator), load_generator(generator)
         add_control_tokens(tokenizer, model)
-        _check_context(model, settings.max_length, generator)
+        _check_context(model, "max_length", settings.max_length, generator)
         body = load_embedder(embedder)
-        _check_context(body, settings.max_passage_length, embedder)
+        _check_context(body, "max_passage_length", settings.max_passage_length, embedder)
         return cls(model, body, tokenizer, load_tokenizer(embedder), settings)
 
     @property
@@ -251,8 +255,7 @@ class CoSupervisedModel(nn.Module):
         """
         folder = Path(folder)
         record = read_model_record(folder)
-        known = {f.name for f in fields(PairSettings)}
-        settings = PairSettings(**{name: value for name, value in record.items() if name in known})
+        settings = _settings_of(record)
         generator, embedder = str(folder / "generator"), str(folder / "embedder")
         model = cls(
             load_generator(generator, dtype),
@@ -264,8 +267,7 @@ class CoSupervisedModel(nn.Module):
         if record["token_ids"] != model.control.to_dict():
             raise InputError(f"token ids {record['token_ids']} differ from the tokenizer's", folder / "cosup.json")
         if model.projection is not None:
-            weights = load_file(folder / "embedder" / "2_Dense" / "model.safetensors")
-            model.projection.load_state_dict({"weight": weights["linear.weight"]})
+            _load_projection(model.projection, folder / "embedder" / "2_Dense" / "model.safetensors")
         model.fingerprint = record["embedder_fingerprint"]
         return model.eval()
 
@@ -291,15 +293,35 @@ def read_model_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"not valid JSON ({error})", path) from error
-    needed = ("token_ids", "embedder_fingerprint", "similarity", "prompt")
-    if not isinstance(record, dict) or any(name not in record for name in needed):
-        raise InputError(f"expected an object with {', '.join(needed)}", path)
+    if not isinstance(record, dict) or any(name not in record for name in _NEEDED):
+        raise InputError(f"expected an object with {', '.join(_NEEDED)}", path)
     if record.get("format") != FORMAT:
         raise InputError(f"format {record.get('format')!r}; this cosup reads format {FORMAT}", path)
+    _check_record(record, path)
     for part in ("generator", "embedder"):
         if not (folder / part / "config.json").is_file():
             raise InputError(f"the model folder lacks {part}/config.json", folder)
     return record
+
+
+def _settings_of(record: Mapping[str, Any]) -> PairSettings:
+    known = {f.name for f in fields(PairSettings)}
+    return PairSettings(**{name: value for name, value in record.items() if name in known})
+
+
+def _check_record(record: Mapping[str, Any], path: Path) -> None:
+    """Check the types and values of the settings in a `cosup.json`."""
+    kinds: dict[str, type[Any]] = {f.name: type(f.default) for f in fields(PairSettings)}
+    kinds |= {"token_ids": dict, "embedder_fingerprint": str}
+    for name, kind in kinds.items():
+        value = record.get(name)
+        taken = int | float if kind is float else kind
+        if name in record and (isinstance(value, bool) or not isinstance(value, taken)):
+            raise InputError(f"'{name}' is {value!r}; expected {_WORDS[kind]}", path)
+    try:
+        _settings_of(record)
+    except UsageError as error:
+        raise InputError(str(error), path) from error
 
 
 def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -315,6 +337,13 @@ def fingerprint_of(folder: Path, settings: PairSettings) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def _load_projection(projection: nn.Linear, path: Path) -> None:
+    try:
+        projection.load_state_dict({"weight": load_file(path)["linear.weight"]})
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError("missing or damaged: it must hold the projection between the two models", path) from error
 
 
 def write_sentence_transformer(folder: Path, model: CoSupervisedModel) -> None:
@@ -349,7 +378,7 @@ def _write_json(path: Path, record: dict[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _check_context(model: PreTrainedModel, wanted: int, source: str) -> None:
+def _check_context(model: PreTrainedModel, name: str, wanted: int, source: str) -> None:
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and wanted > limit:
-        raise UsageError(f"max_length {wanted} is more than the {limit} positions of '{source}'; lower it")
+        raise UsageError(f"{name} {wanted} is more than the {limit} positions of '{source}'; lower it")

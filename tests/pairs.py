@@ -73,7 +73,7 @@ def config(family: str, vocabulary: int, width: int = 32, layers: int = 2, **mor
     if family == "gpt2":
         quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "initializer_range": 0.1}
         shape = {"n_embd": width, "n_layer": layers, "n_head": 4, "n_positions": 256}
-        return GPT2Config(vocab_size=vocabulary, bos_token_id=1, eos_token_id=1, **shape, **(quiet | more))
+        return GPT2Config(vocab_size=vocabulary, bos_token_id=1, eos_token_id=1, **(shape | quiet | more))
     shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
     kind = {"llama": LlamaConfig, "qwen2": Qwen2Config}[family]

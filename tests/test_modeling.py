@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemm
 from cosup.checkpoints import load_generator
 from cosup.data.padding import pad_right
 from cosup.errors import InputError, UsageError
-from cosup.modeling import CoSupervisedModel, PairSettings
+from cosup.modeling import CoSupervisedModel, PairSettings, read_model_record
 from cosup.tokens import CONTROL_TOKENS
 from tests import pairs
 
@@ -132,6 +132,12 @@ def test_from_base_starts_from_folders_and_checks_the_context(tmp_path: Path) ->
     assert pair.fingerprint is None
     with pytest.raises(UsageError, match="max_length 999 is more than the 256 positions"):
         CoSupervisedModel.from_base(str(tmp_path), str(tmp_path), PairSettings(max_length=999))
+    pairs.generator("gpt2", n_positions=512)[0].save_pretrained(tmp_path / "long")
+    words.save_pretrained(tmp_path / "long")
+    with pytest.raises(UsageError, match="max_passage_length 300 is more than the 256 positions"):
+        CoSupervisedModel.from_base(
+            str(tmp_path / "long"), str(tmp_path), PairSettings(max_length=400, max_passage_length=300)
+        )
 
 
 def test_a_generator_that_changes_its_logits_after_the_head_is_refused(tmp_path: Path) -> None:
@@ -193,6 +199,46 @@ def test_a_damaged_model_folder_is_named(how: str, message: str, tmp_path: Path)
     with pytest.raises(InputError, match=message) as caught:
         CoSupervisedModel.from_pretrained(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("similarity", 5, "'similarity' is 5; expected text"),
+        ("similarity", "cosin", "similarity is 'cosin'"),
+        ("temperature", "x", "'temperature' is 'x'; expected a number"),
+        ("max_length", None, "'max_length' is None; expected a whole number"),
+        ("max_passage_length", True, "'max_passage_length' is True; expected a whole number"),
+        ("prompt", 9, "'prompt' is 9; expected text"),
+        ("token_ids", 3, "'token_ids' is 3; expected an object"),
+        ("embedder_fingerprint", 7, "'embedder_fingerprint' is 7; expected text"),
+    ],
+)
+def test_a_wrong_field_of_the_record_is_named(name: str, value: object, message: str, tmp_path: Path) -> None:
+    """Before any weights are read."""
+    for part in ("generator", "embedder"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text("{}")
+    right = {"format": 1, "token_ids": {}, "embedder_fingerprint": "f", "similarity": "cosine", "prompt": "{question}"}
+    path = tmp_path / "cosup.json"
+    path.write_text(json.dumps(right))
+    assert read_model_record(tmp_path) == right
+    path.write_text(json.dumps(right | {name: value}))
+    with pytest.raises(InputError, match=message) as caught:
+        read_model_record(tmp_path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_projection_that_cannot_be_read_is_named(damage: str, tmp_path: Path) -> None:
+    pairs.pair(embedder_width=16).save_pretrained(tmp_path)
+    path = tmp_path / "embedder" / "2_Dense" / "model.safetensors"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(content[:50])
+    with pytest.raises(InputError, match=r"2_Dense.model\.safetensors: missing or damaged"):
+        CoSupervisedModel.from_pretrained(tmp_path)
 
 
 def test_a_missing_model_folder_or_checkpoint_is_told(tmp_path: Path) -> None:
