@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cosup.generation.settings import GenerationSettings
     from cosup.index.faiss_index import FaissIndex
     from cosup.modeling import CoSupervisedModel
-    from cosup.records import Question
+    from cosup.records import Answer, Question
 
 app = typer.Typer(
     help="""Train one language model to write and to retrieve, and answer questions with checkable citations.
@@ -322,8 +322,13 @@ def evaluate(
         tasks.update({question.id: names[Path(path)] for question in batch})
         return batch
 
+    def read_given(path: str) -> list[Answer]:
+        batch = read_answers(path)
+        check_references((answer for answer in batch if answer.id in tasks), corpus, path)
+        return batch
+
     asked = read_all(read_task, questions)
-    answers = read_all(read_answers, predictions)
+    answers = read_all(read_given, predictions)
     inputs = {"predictions": predictions, "questions": questions, "passages": passages}
     settings = {"cosup_version": __version__, **{name: [str(p) for p in paths] for name, paths in inputs.items()}}
     by_task = (lambda question: tasks[question.id]) if len(questions) > 1 else None

@@ -346,6 +346,10 @@ def test_wrong_data_is_named_by_file_and_line(cosup: Cosup, tiny_world: TinyWorl
     broken.write_text('{"id": "a", "question": "x", "text": "x"}\n{"id": "b", \n')
     unknown = tmp_path / "unknown.jsonl"
     unknown.write_text('{"id": "a", "question": "x", "evidence": [{"passage_id": "nowhere"}]}\n')
+    cited = {"n": 1, "passage_id": "nowhere", "claim": "x", "start": 0, "end": 1}
+    asked = json.loads(tiny_world.questions.read_text(encoding="utf-8").splitlines()[0])["id"]
+    lost = tmp_path / "lost.jsonl"
+    lost.write_text('{"id": "a", "text": "x"}\n' + json.dumps({"id": asked, "text": "x", "citations": [cited]}) + "\n")
     given = ["--passages", tiny_world.passages, "--output", tmp_path / "out"]
     pair = ["--model", tiny_world.model, "--index", tiny_world.index]
     for words in (
@@ -362,7 +366,9 @@ def test_wrong_data_is_named_by_file_and_line(cosup: Cosup, tiny_world: TinyWorl
         ["train", recipe(tiny_world, tmp_path), "--data.questions", unknown],
     ):
         assert f"{unknown}:1: evidence of 'a' names the passage 'nowhere'" in cosup.refused(*words)
-    assert tree(tmp_path) == {"broken.jsonl", "unknown.jsonl", "recipe.yaml"}
+    message = cosup.refused("evaluate", "--predictions", lost, "--questions", tiny_world.questions, *given)
+    assert f"{lost}:2: citations of '{asked}' names the passage 'nowhere'" in message
+    assert tree(tmp_path) == {"broken.jsonl", "unknown.jsonl", "lost.jsonl", "recipe.yaml"}
 
 
 def test_recipes_with_unknown_keys(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:

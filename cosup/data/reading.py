@@ -160,9 +160,11 @@ def unique_records(
 
 
 def check_references(
-    records: Iterable[Question | Example], passages: Iterable[Passage] | Mapping[str, Passage], path: str | Path
+    records: Iterable[Question | Example | Answer],
+    passages: Iterable[Passage] | Mapping[str, Passage],
+    path: str | Path,
 ) -> None:
-    """Check that every passage id that `records` name is one of `passages`.
+    """Check that every passage id that `records` name is one of `passages`; of predictions, those read or cited.
 
     Args:
         records: what was read.
@@ -181,8 +183,11 @@ def check_references(
                 raise InputError(message, path, line_of(path, record.id))
 
 
-def _references(record: Question | Example) -> Iterator[tuple[str, str]]:
-    if isinstance(record, Question):
+def _references(record: Question | Example | Answer) -> Iterator[tuple[str, str]]:
+    if isinstance(record, Answer):
+        yield from (("retrievals", r.hits[0].passage_id) for r in record.retrievals if r.hits)
+        yield from (("citations", c.passage_id) for c in record.citations)
+    elif isinstance(record, Question):
         yield from (("evidence", e.passage_id) for e in record.evidence)
         yield from (("candidates", c) for c in record.candidates or ())
     else:
