@@ -37,6 +37,7 @@ _AT_LEAST = {
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "max_steps": -1,
+    "seed": 0,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -204,6 +204,7 @@ def test_a_wrong_value_is_named(record: dict[str, Any], message: str) -> None:
         (with_("training", gradient_accumulation_steps=0), "gradient_accumulation_steps is 0; expected at least 1"),
         (with_("training", recall_batch_tokens=0), "recall_batch_tokens is 0; expected at least 1"),
         (with_("training", max_steps=0), "max_steps is 0; expected at least 1, or -1"),
+        (with_("training", seed=-1), "seed is -1; expected a number of at least 0"),
         (with_("training", max_steps=-2), "max_steps is -2; expected at least -1"),
         (with_("training", gradient_checkpointing=True), "gradient_checkpointing is True; cosup cannot train with it"),
         (with_("training", label_smoothing_factor=0.1), "label_smoothing_factor is 0.1; cosup cannot train with it"),
