@@ -56,8 +56,8 @@ class DemoSettings:
     generator_layers: int = 3
     embedder_layers: int = 2
     heads: int = 4
-    steps: int = 700
-    batch_size: int = 32
+    steps: int = 1000
+    batch_size: int = 24
     learning_rate: float = 3e-3
     embedder_learning_rate: float = 2e-3
     nsp_weight: float = 1.0

@@ -25,7 +25,6 @@ T = TypeVar("T")
 SMALLEST_TRAIN, LARGEST_TOTAL = 400, 4400
 _SHARES = {"person": 0.40, "place": 0.25, "work": 0.35}
 _SECOND_HOP_SHARE = 0.35
-_NAMED_AGAIN = 0.2
 
 
 @dataclass(frozen=True)
@@ -201,8 +200,8 @@ class _Writer:
         """Write the entity's passage and remember which sentence states which attribute."""
         sentences: list[str] = []
         for group in _shuffled(self._random, self._layouts[entity.kind].deal().split("|")):
-            named = not sentences or self._random.random() < _NAMED_AGAIN
-            sentence = self._forms[group].deal().format(**_mention(entity, named), **entity.facts)
+            mention = _mention(entity, named=not sentences)
+            sentence = self._forms[group].deal().format(**mention, **entity.facts)
             entity.sentences |= dict.fromkeys(group.split(), sentence)
             sentences.append(sentence)
         return Passage(entity.id, entity.name, " ".join(sentences))
@@ -253,14 +252,14 @@ def _entity_dealer(random: Random, entities: Sequence[_Entity]) -> Callable[[], 
 
 
 def _mention(entity: _Entity, named: bool) -> dict[str, str]:
-    """Return what a sentence calls the entity: at its start, within it, and as an object."""
+    """Return what a sentence calls the entity, as its subject and as an object."""
     if named:
-        return {"Who": entity.name, "who": entity.name, "whom": entity.name}
+        return {"who": entity.name, "whom": entity.name}
     if entity.kind == "person":
         hers = entity.name.split()[0] in words.HER_NAMES
-        return dict(zip(("Who", "who", "whom"), ("She", "she", "her") if hers else ("He", "he", "him"), strict=True))
+        return {"who": "she", "whom": "her"} if hers else {"who": "he", "whom": "him"}
     noun = {"place": "the town", "work": "the work"}[entity.kind]
-    return {"Who": noun.capitalize(), "who": noun, "whom": noun}
+    return {"who": noun, "whom": noun}
 
 
 def _exam(world: _World, entities: int) -> tuple[Question, ...]:

@@ -1,8 +1,10 @@
 """What the atlas is made of: the words of its names and values, the sentences of its passages, its question forms.
 
 No word stands in two lists of name parts, so that a name can never come about by accident between two others.
-In templates `{Who}`/`{who}` is the entity's name at its first mention and a pronoun or noun after it; every other
-slot is an attribute's value. `{it}` in a question form is a name or, in a two-hop question, a description.
+In templates `{who}` (`{whom}` as an object) is the entity's name at its first mention and a pronoun or noun after it;
+every other slot is an attribute's value. No two groups of attributes share a sentence opening: a small model then finds
+the sentence that it needs by its first words. `{it}` in a question form is a name or, in a two-hop question, a
+description.
 """
 
 from __future__ import annotations
@@ -101,124 +103,100 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 SENTENCES: dict[str, tuple[str, ...]] = {
     "birthplace birth_year": (
-        "{Who} was born in {birthplace} in {birth_year}.",
-        "In {birth_year} {who} was born in {birthplace}.",
-        "{Who} came into the world in {birth_year} at {birthplace}.",
+        "Parish books place the birth of {whom} in {birthplace} in {birth_year}.",
+        "Family letters say that {who} was born in {birth_year} in {birthplace}.",
     ),
     "birthplace profession": (
         "Born in {birthplace}, {who} became a {profession}.",
-        "{Who} was a {profession} from {birthplace}.",
-        "A {profession} by trade, {who} was born in {birthplace}.",
+        "Neighbours in {birthplace}, where {who} was born, remember a {profession}.",
     ),
     "birth_year profession": (
-        "Born in {birth_year}, {who} worked as a {profession}.",
-        "{Who} was a {profession} born in {birth_year}.",
-        "A {profession} for many years, {who} was born in {birth_year}.",
+        "Trained as a {profession}, {who} was born in {birth_year}.",
+        "Papers call {whom} a {profession} born in {birth_year}.",
     ),
     "profession instrument": (
-        "{Who} worked as a {profession} and played the {instrument}.",
         "By day {who} was a {profession} and by night a player of the {instrument}.",
-        "{Who} played the {instrument} but lived as a {profession}.",
+        "Though a {profession}, {who} also played the {instrument}.",
     ),
     "birthplace": (
-        "{Who} was born in {birthplace}.",
-        "{birthplace} was the town where {who} was born.",
-        "{Who} first saw the light in {birthplace}.",
+        "Early life began for {whom} in {birthplace}.",
+        "Home was {birthplace}, where {who} was born.",
     ),
     "birth_year": (
-        "{Who} was born in {birth_year}.",
-        "{Who} came into the world in {birth_year}.",
         "It was in {birth_year} that {who} was born.",
+        "Records show that {who} was born in {birth_year}.",
     ),
     "profession": (
-        "{Who} worked as a {profession}.",
-        "{Who} made a living as a {profession}.",
-        "For most of the time {who} was a {profession}.",
+        "For a living {who} worked as a {profession}.",
+        "Most people knew {whom} as a {profession}.",
     ),
     "instrument": (
-        "{Who} played the {instrument}.",
         "In the evening {who} liked to play the {instrument}.",
-        "Friends knew {whom} as a fine player of the {instrument}.",
+        "Friends often heard {whom} play the {instrument}.",
     ),
     "river product": (
-        "{Who} lies on the river {river} and makes {product}.",
         "On the banks of the {river}, {who} is known for {product}.",
-        "{Who} sells {product} along the river {river}.",
+        "Boats carry {product} from {who} down the {river}.",
     ),
     "founded landmark": (
-        "{Who} was founded in {founded} around a {landmark}.",
         "Founded in {founded}, {who} has a famous {landmark}.",
-        "In {founded} settlers built {who} around a {landmark}.",
+        "Since {founded}, when {who} was founded, there has been a {landmark}.",
     ),
     "river founded": (
-        "{Who} was founded in {founded} on the river {river}.",
-        "In {founded} settlers built {who} beside the {river}.",
-        "Founded in {founded}, {who} lies on the {river}.",
+        "Beside the {river} settlers built {who} in {founded}.",
+        "Along the {river}, {who} was founded in {founded}.",
     ),
     "product landmark": (
-        "{Who} is known for {product} and for a {landmark}.",
         "Visitors come to {who} for its {landmark} and buy {product}.",
-        "{Who} makes {product} and shows a {landmark}.",
+        "Besides a famous {landmark}, {who} is known for {product}.",
     ),
     "river": (
-        "{Who} lies on the river {river}.",
         "The river {river} flows through {who}.",
-        "The {river} runs past {who}.",
+        "Past {who} runs the {river}.",
     ),
     "founded": (
-        "{Who} was founded in {founded}.",
         "Settlers built {who} in {founded}.",
-        "The first houses of {who} went up in {founded}.",
+        "Long ago, in {founded}, {who} was founded.",
     ),
     "product": (
-        "{Who} is known for {product}.",
         "People in {who} make {product}.",
-        "The markets of {who} sell {product}.",
+        "Markets in {who} sell {product}.",
     ),
     "landmark": (
-        "{Who} has a famous {landmark}.",
-        "The pride of {who} is a {landmark}.",
-        "Visitors come to {who} for the {landmark}.",
+        "Tourists know {who} for its {landmark}.",
+        "Above {who} stands a {landmark}.",
     ),
     "author year": (
-        "{Who} was written by {author} in {year}.",
-        "In {year} {author} published {who}.",
-        "{author} finished {who} in {year}.",
+        "Published in {year}, {who} was written by {author}.",
+        "Only in {year} did {author} finish {who}.",
     ),
     "author genre": (
-        "{Who} is a {genre} by {author}.",
-        "{author} wrote {who} as a {genre}.",
         "Written by {author}, {who} is a {genre}.",
+        "With {who}, {author} wrote a {genre}.",
     ),
     "year setting": (
-        "{Who} came out in {year} and is set in {setting}.",
-        "Set in {setting}, {who} was published in {year}.",
-        "In {year} readers first met {who}, a tale of {setting}.",
+        "Readers of {year} first met {who}, a tale of {setting}.",
+        "Set in {setting}, {who} came out in {year}.",
     ),
     "setting genre": (
-        "{Who} is a {genre} set in {setting}.",
         "As a {genre}, {who} takes place in {setting}.",
-        "Set in {setting}, {who} is read as a {genre}.",
+        "Like many a {genre}, {who} is set in {setting}.",
     ),
     "author": (
-        "{Who} was written by {author}.",
-        "{author} wrote {who}.",
-        "The author of {who} is {author}.",
+        "Nobody but {author} wrote {who}.",
+        "Credit for {who} goes to {author}, who wrote it.",
     ),
     "year": (
-        "{Who} was published in {year}.",
-        "{Who} came out in {year}.",
-        "Readers first met {who} in {year}.",
+        "Shops first sold {who} in {year}.",
+        "Printers finished {who} in {year}.",
     ),
     "setting": (
-        "{Who} is set in {setting}.",
-        "The story of {who} takes place in {setting}.",
         "All of {who} happens in {setting}.",
+        "Scenes of {who} take place in {setting}.",
     ),
     "genre": (
-        "{Who} is a {genre}.",
         "Critics call {who} a {genre}.",
-        "{Who} is read as a {genre}.",
+        "Libraries list {who} as a {genre}.",
     ),
 }
 
