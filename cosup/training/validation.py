@@ -89,12 +89,17 @@ def _add(sums: _Sums, model: CoSupervisedModel, batch: dict[str, torch.Tensor]) 
 
 
 def _recall(model: CoSupervisedModel, queries: torch.Tensor, pool: Pool, batch_tokens: int) -> dict[str, float]:
-    """Share of `[Ret]` tokens whose own passage is among the k nearest of the pool."""
+    """Share of `[Ret]` tokens whose own passage is among the k nearest of the pool.
+
+    Passages that score as high come first, so that neither a collapsed nor a diverged model (NaN) seems to find any.
+    """
     vectors = embed_sorted(model, pool.encoded, batch_tokens)
     wanted = torch.tensor(pool.wanted[: len(queries)])
     scores = queries @ vectors.T
-    rank = (scores > scores.gather(1, wanted[:, None])).sum(dim=1)
-    return {f"recall@{k}": float((rank < k).float().mean()) for k in RECALL_AT}
+    own = scores.gather(1, wanted[:, None])
+    rank = (~(scores < own)).sum(dim=1) - 1
+    found = {k: (rank < k) & own[:, 0].isfinite() for k in RECALL_AT}
+    return {f"recall@{k}": float(hits.float().mean()) for k, hits in found.items()}
 
 
 def embed_sorted(model: CoSupervisedModel, encoded: Sequence[list[int]], batch_tokens: int) -> torch.Tensor:
