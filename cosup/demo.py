@@ -44,7 +44,8 @@ class DemoSettings:
         heads: attention heads of both.
         steps: optimizer steps.
         batch_size: questions a step.
-        learning_rate: of the generator.
+        learning_rate: of the generator's embeddings and norms.
+        muon_learning_rate: of the generator's matrices.
         embedder_learning_rate: of the embedder.
         nsp_weight: lambda of the loss.
         temperature: of the NSP loss.
@@ -56,9 +57,10 @@ class DemoSettings:
     generator_layers: int = 3
     embedder_layers: int = 2
     heads: int = 4
-    steps: int = 1000
-    batch_size: int = 24
+    steps: int = 900
+    batch_size: int = 32
     learning_rate: float = 3e-3
+    muon_learning_rate: float = 6e-3
     embedder_learning_rate: float = 2e-3
     nsp_weight: float = 1.0
     temperature: float = 0.05
@@ -218,6 +220,7 @@ def _train(
         nsp_weight=settings.nsp_weight,
         temperature=settings.temperature,
         learning_rate=settings.learning_rate,
+        muon_learning_rate=settings.muon_learning_rate,
         embedder_learning_rate=settings.embedder_learning_rate,
         per_device_train_batch_size=settings.batch_size,
         max_steps=settings.steps,

@@ -30,6 +30,7 @@ _AT_LEAST = {
     "temperature": 0,
     "learning_rate": 0,
     "embedder_learning_rate": 0,
+    "muon_learning_rate": 0,
     "num_train_epochs": 0,
     "same_title_examples": 1,
     "recall_batch_tokens": 1,
@@ -67,6 +68,8 @@ class CoSupervisionConfig(TrainingArguments):
         supervise_passages: whether NTP also learns the spliced passages (the paper does).
         mask_same_passage: whether the same passage twice in a batch is kept from being its own negative.
         embedder_learning_rate: the embedder's and projection's learning rate; None takes `learning_rate`.
+        muon_learning_rate: learning rate of Muon for the generator's hidden matrices, in the scale of AdamW's; the rest
+            keeps `optim`. None does not use Muon.
         same_title_examples: how many examples whose first passages share a title stand together in a batch, as hard
             negatives for one another; 1 does not group.
         recall_batch_tokens: padded tokens a batch when passages are embedded for held-out recall.
@@ -80,6 +83,7 @@ class CoSupervisionConfig(TrainingArguments):
     supervise_passages: bool = field(default=False)
     mask_same_passage: bool = field(default=True)
     embedder_learning_rate: float | None = field(default=None)
+    muon_learning_rate: float | None = field(default=None)
     same_title_examples: int = field(default=1)
     recall_batch_tokens: int = field(default=8192)
     remove_unused_columns: bool = field(default=False)
@@ -128,7 +132,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _check_numbers(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        if value is None and name == "embedder_learning_rate":
+        if value is None and name in ("embedder_learning_rate", "muon_learning_rate"):
             continue
         least = _AT_LEAST[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:

@@ -22,6 +22,7 @@ from cosup.losses.ntp import ntp_loss_sum
 from cosup.modeling import CoSupervisedModel, PairOutput
 from cosup.records import Example, Passage
 from cosup.training.config import CoSupervisionConfig
+from cosup.training.optimizers import JointOptimizer, hidden_matrices
 from cosup.training.sampler import EpochSampler, Topics
 from cosup.training.validation import Pool, validate
 
@@ -202,28 +203,38 @@ class CoSupervisionTrainer(Trainer):
     # -- optimizer, order, log -------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Build the optimizer with a group for each model, so that the embedder may have its own learning rate."""
+        """Build the optimizer: groups by model, so that the embedder may have its own learning rate; Muon if asked."""
         if self.optimizer is None:
             source: Any = self.model if model is None else model
-            decayed = set(self.get_decay_parameter_names(source))
             cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, source)
-            rate = self.args.learning_rate
-            embedder_rate = rate if self.args.embedder_learning_rate is None else self.args.embedder_learning_rate
-            groups = []
-            for is_generator in (True, False):
-                for decays in (True, False):
-                    chosen = [
-                        p
-                        for name, p in source.named_parameters()
-                        if p.requires_grad
-                        and name.startswith("generator.") is is_generator
-                        and (name in decayed) is decays
-                    ]
-                    decay = self.args.weight_decay if decays else 0.0
-                    lr = rate if is_generator else embedder_rate
-                    groups.append({"params": chosen, "weight_decay": decay, "lr": lr})
-            self.optimizer = cls([g for g in groups if g["params"]], **kwargs)
+            matrices = hidden_matrices(source.generator) if self.args.muon_learning_rate is not None else {}
+            by_muon = {id(p) for p in matrices.values()}
+            main = cls([g for g in self._groups(source, by_muon) if g["params"]], **kwargs)
+            self.optimizer = JointOptimizer([main, self._muon(list(matrices.values()))]) if matrices else main
         return self.optimizer
+
+    def _groups(self, source: Any, taken: set[int]) -> list[dict[str, Any]]:
+        """Return parameter groups by model and by whether weights decay, without the parameters already taken."""
+        decayed = set(self.get_decay_parameter_names(source))
+        rate = self.args.learning_rate
+        embedder_rate = rate if self.args.embedder_learning_rate is None else self.args.embedder_learning_rate
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, p in source.named_parameters():
+            if p.requires_grad and id(p) not in taken:
+                groups.setdefault((name.startswith("generator."), name in decayed), []).append(p)
+        return [
+            {
+                "params": chosen,
+                "weight_decay": self.args.weight_decay if decays else 0.0,
+                "lr": rate if is_generator else embedder_rate,
+            }
+            for (is_generator, decays), chosen in groups.items()
+        ]
+
+    def _muon(self, matrices: list[nn.Parameter]) -> torch.optim.Optimizer:
+        rate = self.args.muon_learning_rate
+        assert rate is not None
+        return torch.optim.Muon(matrices, lr=rate, weight_decay=self.args.weight_decay, adjust_lr_fn="match_rms_adamw")
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> EpochSampler:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
