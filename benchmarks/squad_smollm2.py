@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
 import shlex
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from record import commit, hardware
 
 from cosup.data.reading import read_passages, read_questions, write_jsonl
 from cosup.evaluation.answers import contains, gold_answers
@@ -72,8 +72,8 @@ def main() -> None:
         "dev": _bm25([p for p in passages if p.id in _pool(dev)], sets["dev"]),
     }
     record = {
-        "hardware": _hardware(),
-        "commit": _output("git", "rev-parse", "--short", "HEAD"),
+        "hardware": hardware(),
+        "commit": commit(),
         "commands": commands,
         "training": json.loads((plan.run / "metrics.json").read_text(encoding="utf-8")),
         "reports": {name: {"count": r["count"], "metrics": r["metrics"]} for name, r in reports.items()},
@@ -163,18 +163,6 @@ def _bm25(passages: Sequence[Passage], questions: Sequence[Question]) -> dict[st
         "answer_in_passage": [any(contains(r[0].text, gold) for gold in gold_answers(q)) for r, q in pairs],
     }
     return {name: 100 * sum(map(bool, hits)) / len(hits) for name, hits in figures.items()}
-
-
-def _hardware() -> str:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    return f"{model}, {_output('nproc')} cores"
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _page(record: dict[str, Any], plan: Plan) -> str:

@@ -83,6 +83,7 @@ def _globals(
 
 @app.command()
 def demo(
+    context: typer.Context,
     output: Annotated[Path, typer.Option("--output", help="Folder for model, index, predictions and report.")] = Path(
         "runs/demo"
     ),
@@ -98,7 +99,8 @@ def demo(
     """
     from cosup.demo import run_demo
 
-    run_demo(output, seed, compare)
+    shell: Shell = context.obj
+    run_demo(output, seed, compare, notes=shell.err)
 
 
 @app.command()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cosup.modeling import CoSupervisedModel
 
 SHOWN = ("recall@1", "exact_match", "f1", "citation_precision", "citation_recall")
+BATCH_SIZE = 64  # questions answered at once
 ANSWERS_DRAWN = ("single_hop", "two_hop", "two_hop")
 
 
@@ -72,6 +73,7 @@ def run_demo(
     compare: bool = False,
     settings: DemoSettings | None = None,
     console: Console | None = None,
+    notes: Console | None = None,
 ) -> dict[str, Any]:
     """Run the demo and print what it found.
 
@@ -84,17 +86,20 @@ def run_demo(
         compare: whether to train with separate supervision too, for as many steps, and print both columns.
         settings: sizes.
         console: where to print; standard output by default.
+        notes: where to show progress; standard error by default.
 
     Returns:
         The content of `report.json`.
 
     Raises:
-        UsageError: `output` is not a folder, or its `index/` holds something else.
+        UsageError: `output` is not a folder, its `model/` or `index/` holds something else, or the seed is negative.
     """
     if output.exists() and not output.is_dir():
         raise UsageError(f"cannot write to {output}: it is a file; expected a folder")
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; expected a number of at least 0")
     console, settings = console or Console(), settings or DemoSettings()
-    run = _Run(build_atlas(seed, settings.train_entities, settings.test_entities), seed, settings)
+    run = _Run(build_atlas(seed, settings.train_entities, settings.test_entities), seed, settings, notes)
     report, answers = run.co_supervised(output)
     columns = {"co-supervised": report}
     if compare:
@@ -154,29 +159,34 @@ def build_pair(texts: Sequence[str], seed: int, settings: DemoSettings) -> CoSup
 class _Run:
     """One run's corpus and settings, and what is done with them."""
 
-    def __init__(self, atlas: Atlas, seed: int, settings: DemoSettings) -> None:
-        self.atlas, self.seed, self.settings = atlas, seed, settings
+    def __init__(self, atlas: Atlas, seed: int, settings: DemoSettings, notes: Console | None = None) -> None:
+        self.atlas, self.seed, self.settings, self.notes = atlas, seed, settings, notes
         self.started = time.monotonic()
 
     def co_supervised(self, output: Path) -> tuple[Report, list[Answer]]:
         """Train a pair with both losses, index with its embedder, answer, and keep everything."""
         from cosup.generation.engine import Engine
+        from cosup.training.run import check_model_target
 
+        check_model_target(output / "model")
         write_jsonl(output / "passages.jsonl", self.atlas.passages)
         write_jsonl(output / "questions.jsonl", self.atlas.test_questions)
         model, seconds = self._trained("ntp+nsp", output / "model")
-        engine = Engine(model, _indexed(model, self.atlas.passages, output / "index"))
+        engine = Engine(model, _indexed(model, self.atlas.passages, output / "index", self.notes))
         return self._measured(engine, output, {"supervision": "ntp+nsp", "train_seconds": seconds})
 
     def separate(self, output: Path) -> Report:
-        """Train one pair on NTP alone to write and another on NSP alone to retrieve; same start, steps and order."""
+        """Train one pair on NTP alone to write and another on NSP alone to retrieve; same start, steps and order.
+
+        The paper's separate retriever is one model for both sides; here the sides start equal and are trained apart.
+        """
         from cosup.generation.engine import Engine
         from cosup.generation.retrieval import SeparateRetriever
 
         self.started = time.monotonic()
         writer, writer_seconds = self._trained("ntp", output / "writer")
         searcher, searcher_seconds = self._trained("nsp", output / "retriever")
-        index = _indexed(searcher, self.atlas.passages, output / "index")
+        index = _indexed(searcher, self.atlas.passages, output / "index", self.notes)
         engine = Engine(writer, SeparateRetriever(searcher, index))
         told = {"supervision": "ntp, nsp", "train_seconds": writer_seconds + searcher_seconds}
         return self._measured(engine, output, told)[0]
@@ -187,7 +197,7 @@ class _Run:
 
         model = build_pair(self.atlas.train_texts, self.seed, self.settings)
         started = time.monotonic()
-        with progress(f"training ({supervision})", self.settings.steps) as meter:
+        with progress(f"training ({supervision})", self.settings.steps, console=self.notes) as meter:
             _train(model, self.atlas, supervision, self.seed, self.settings, meter)
         seconds = time.monotonic() - started
         save_whole(model, folder)
@@ -196,7 +206,7 @@ class _Run:
     def _measured(self, engine: Engine, output: Path, told: Mapping[str, Any]) -> tuple[Report, list[Answer]]:
         """Answer the test questions, measure, and write predictions and report."""
         questions = self.atlas.test_questions
-        answers = _answered(engine, questions)
+        answers = _answered(engine, questions, self.notes)
         write_jsonl(output / "predictions.jsonl", answers)
         report = evaluate(answers, questions, self.atlas.passages, task_of=hop_of)
         kept = {**asdict(self.settings), **told, "seed": self.seed, "passages": len(self.atlas.passages)}
@@ -263,17 +273,17 @@ def _silence(trainer: Any) -> None:
     trainer.remove_callback(PrinterCallback)
 
 
-def _indexed(model: CoSupervisedModel, passages: Sequence[Passage], folder: Path) -> Any:
+def _indexed(model: CoSupervisedModel, passages: Sequence[Passage], folder: Path, notes: Console | None) -> Any:
     from cosup.index.build import build_index
 
-    with progress("indexing", len(passages), "passages") as meter:
+    with progress("indexing", len(passages), "passages", console=notes) as meter:
         return build_index(model, passages, folder, model.settings.similarity, lambda done, _: meter.update(done))
 
 
-def _answered(engine: Engine, questions: Sequence[Question], batch_size: int = 64) -> list[Answer]:
+def _answered(engine: Engine, questions: Sequence[Question], notes: Console | None) -> list[Answer]:
     answers: list[Answer] = []
-    with progress("answering", len(questions), "questions") as meter:
-        for batch in engine.batches(questions, batch_size):
+    with progress("answering", len(questions), "questions", console=notes) as meter:
+        for batch in engine.batches(questions, BATCH_SIZE):
             answers += batch
             meter.update(len(answers))
     return answers

@@ -139,8 +139,8 @@ class _StopAt(TrainerCallback):
         return control
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_resumed_equals_uninterrupted_bit_for_bit(accumulation: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("accumulation", "muon"), [(1, None), (2, None), (1, 5e-3)])
+def test_resumed_equals_uninterrupted_bit_for_bit(accumulation: int, muon: float | None, tmp_path: Path) -> None:
     """Proof 6: dropout on, in the middle of the second epoch, with everything the optimizer remembers."""
     dropout = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.0}
     shape = {
@@ -151,6 +151,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(accumulation: int, tmp_path: P
         "lr_scheduler_type": "cosine",
     }
     sizes = {"per_device_train_batch_size": 2 // accumulation, "gradient_accumulation_steps": accumulation}
+    sizes |= {"muon_learning_rate": muon}
 
     def run(name: str, stop: int | None, resume: bool) -> CoSupervisionTrainer:
         model = pairs.pair("gpt2", **dropout)
@@ -170,6 +171,19 @@ def test_resumed_equals_uninterrupted_bit_for_bit(accumulation: int, tmp_path: P
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4
+
+
+def test_muon_takes_the_generators_hidden_matrices_and_no_others(tmp_path: Path) -> None:
+    """Every trainable parameter is in exactly one group; embeddings, head, norms and the embedder stay with AdamW."""
+    model = pairs.pair(embedder_width=16)
+    trainer = _trainer(model, _config(tmp_path, muon_learning_rate=1e-3, learning_rate=2e-3))
+    optimizer = trainer.create_optimizer()
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted({id(p) for p in model.parameters()})
+    muon = {id(p) for group in optimizer.param_groups if group["lr"] == 1e-3 for p in group["params"]}
+    named = {name for name, p in model.named_parameters() if id(p) in muon}
+    assert named == {n for n, p in model.named_parameters() if n.startswith("generator.model.layers") and p.ndim == 2}
+    assert len(named) == 14
 
 
 def test_an_unfinished_checkpoint_is_passed_over(tmp_path: Path) -> None:
