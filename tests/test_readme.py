@@ -15,7 +15,9 @@ from cosup.demo import DemoSettings, run_demo
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"<!-- test -->\n```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-TOY = DemoSettings(train_entities=60, test_entities=60, width=32, generator_layers=1, embedder_layers=1, steps=2)
+TOY = DemoSettings(
+    train_entities=400, test_entities=20, width=32, generator_layers=2, embedder_layers=1, steps=2, batch_size=4
+)
 
 
 def _environment() -> dict[str, str]:
