@@ -115,7 +115,14 @@ def convert(
         ),
     ],
     source: Annotated[Path, typer.Argument(metavar="IN", help="File or folder to read.", show_default=False)],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write into.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="Folder to write into, or a .jsonl file for formats with one output.",
+            show_default=False,
+        ),
+    ],
 ) -> None:
     """Convert a published format into cosup's own files.
 

@@ -236,6 +236,7 @@ class CoSupervisedModel(nn.Module):
         self.generator.save_pretrained(folder / "generator")
         self.generator_tokenizer.save_pretrained(folder / "generator")
         self._save_embedder(folder / "embedder")
+        _share_like_other_files(folder)
         self.fingerprint = fingerprint_of(folder / "embedder", self.settings)
         record = {"format": FORMAT, "cosup_version": __version__, "embedder_fingerprint": self.fingerprint}
         record |= {"pooling": "last_token", "token_ids": self.control.to_dict(), **asdict(self.settings)}
@@ -371,6 +372,13 @@ def write_sentence_transformer(folder: Path, model: CoSupervisedModel) -> None:
     (folder / "modules.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     name = "cosine" if model.settings.similarity == "cosine" else "dot"
     _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": name})
+
+
+def _share_like_other_files(folder: Path) -> None:
+    """Give weights the rights that new files get here: safetensors writes them for their owner alone."""
+    sample = folder / "generator" / "config.json"
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(sample.stat().st_mode & 0o777)
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:

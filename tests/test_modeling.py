@@ -73,6 +73,8 @@ def test_saved_and_loaded_gives_the_same_numbers(family: str, similarity: str, t
     ids, mask = pad_right([[5, 6, 7, 8], [9, 4]], 0)
     with torch.no_grad():
         assert torch.equal(again.hidden_states(ids, mask), model.hidden_states(ids, mask))
+    rights = {path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(rights) == 1, "weights are readable by whom the other files are"
     assert not list(tmp_path.rglob("*.bin"))
     assert not list(tmp_path.rglob("*.pt"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from cosup.data.sentences import sentences
@@ -15,7 +16,8 @@ def question_to_example(question: Question, passages: Mapping[str, Passage], tem
     Templates:
         `claims`: evidence is merged by passage in order of first appearance; each passage renders `[Ret]` passage
         `[Cs]` claim `[Ce]`; the claim is its gold sentences, or where they are null the passage's first sentence that
-        holds an answer, else its first sentence. Then comes `answers[0]`, or `long_answer` where there are no answers.
+        holds an answer (as whole words, if any does), else its first sentence. Then comes `answers[0]`, or
+        `long_answer` where there are no answers.
         `claims_long`: the same with `long_answer` first, for tasks whose answers are all wanted.
 
     Raises:
@@ -53,10 +55,13 @@ def _claim(evidence: list[Evidence], question: Question, passages: Mapping[str, 
 
 
 def _likely_sentence(passage: Passage, answers: tuple[str, ...]) -> str:
+    """The first sentence with an answer as whole words, else one with an answer inside a word, else the first."""
     found = sentences(passage.text)
-    for sentence in found:
-        if any(answer and answer.lower() in sentence.lower() for answer in answers):
-            return sentence
+    spelled = [re.escape(answer.strip()) for answer in answers if answer.strip()]
+    for pattern in (rf"(?<!\w)(?:{'|'.join(spelled)})(?!\w)", "|".join(spelled)):
+        for sentence in found if spelled else ():
+            if re.search(pattern, sentence, flags=re.IGNORECASE):
+                return sentence
     return found[0] if found else passage.text
 
 

@@ -103,6 +103,8 @@ def load_recipe(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> 
         UsageError: an unknown key or an unusable value; the message has the nearest known name.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError("is a folder; expected a YAML file", path)
     if not path.is_file():
         raise InputError("no such recipe; expected a YAML file", path)
     try:

@@ -114,3 +114,17 @@ def test_an_unknown_template_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError) as caught:
         question_to_example(QUESTION, PASSAGES, "claim")
     assert str(caught.value) == "no template 'claim' (did you mean 'claims'?); there are claims, claims_long"
+
+
+def test_a_null_sentence_is_not_found_inside_a_word() -> None:
+    """Europe, which holds "euro", comes first; the sentence with the word itself is the claim, in any script."""
+    texts = {
+        "a": "Portugal is in Europe. Its currency is the euro.",
+        "b": "\u6771\u4eac\u306f\u5927\u304d\u3044. It is old.",
+    }
+    passages = {name: Passage(name, "", text) for name, text in texts.items()}
+    for name, answer, claim in (("a", "Euro", "Its currency is the euro."), ("b", "\u6771\u4eac", texts["b"][:6])):
+        question = Question("q", "?", (answer,), evidence=(Evidence(name),))
+        (segment, _) = question_to_example(question, passages).output
+        assert isinstance(segment, RetrievalSegment)
+        assert segment.claim.startswith(claim[:5])
