@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from cosup.index.embed import batches_by_length
 from cosup.losses.nsp import info_nce
 from cosup.losses.ntp import ntp_loss_sum
 from cosup.modeling import CoSupervisedModel
@@ -104,14 +105,7 @@ def _recall(model: CoSupervisedModel, queries: torch.Tensor, pool: Pool, batch_t
 
 def embed_sorted(model: CoSupervisedModel, encoded: Sequence[list[int]], batch_tokens: int) -> torch.Tensor:
     """Embed token lists in batches of similar length: [len(encoded), D] on the CPU, in the given order."""
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     vectors = torch.zeros(len(encoded), model.dimension)
-    start = 0
-    while start < len(order):
-        end = start + 1
-        while end < len(order) and (end + 1 - start) * len(encoded[order[end]]) <= batch_tokens:
-            end += 1
-        rows = order[start:end]
-        vectors[rows] = model.embed_ids([encoded[i] for i in rows])
-        start = end
+    for rows in batches_by_length([len(ids) for ids in encoded], batch_tokens):
+        vectors[rows] = model.embed_ids([encoded[row] for row in rows])
     return vectors
