@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from cosup.data.writing import JsonRecord
 from cosup.errors import InputError, did_you_mean
-from cosup.records import Passage
+from cosup.records import Passage, Question
 
 T = TypeVar("T")
 
@@ -87,3 +87,32 @@ class PassagePool:
             candidate = title if number == 1 else f"{title}#{number}"
             if candidate not in self.passages:
                 return candidate
+
+
+class QuestionPool:
+    """The questions of a conversion, each id once, and why others were skipped."""
+
+    def __init__(self) -> None:
+        self.questions: dict[str, Question] = {}
+        self.skipped: Counter[str] = Counter()
+
+    def add(self, outcome: Question | str, place: Place) -> None:
+        """Take a question, or the reason to skip it.
+
+        Raises:
+            InputError: the question's id was there before.
+        """
+        if isinstance(outcome, str):
+            self.skipped[outcome] += 1
+        elif outcome.id in self.questions:
+            raise place.error(f"id {outcome.id!r} again; expected distinct ids")
+        else:
+            self.questions[outcome.id] = outcome
+
+    def converted(self, passages: PassagePool) -> Converted:
+        """Return what the conversion gives, with the passages of `passages`."""
+        files: dict[str, Sequence[JsonRecord]] = {
+            "passages.jsonl": list(passages.passages.values()),
+            "questions.jsonl": list(self.questions.values()),
+        }
+        return Converted(files, self.skipped)

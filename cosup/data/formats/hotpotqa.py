@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cosup.data.formats.base import Converted, PassagePool, Place, as_type, get
+from cosup.data.formats.base import Converted, PassagePool, Place, QuestionPool, as_type, get
 from cosup.data.jsonl import iter_jsonl, read_json
-from cosup.data.writing import JsonRecord
 from cosup.records import Evidence, Question
 
 _GOLD_ELSEWHERE = "questions with a gold passage that is not in their context"
@@ -26,21 +24,10 @@ def read_hotpotqa(source: Path) -> Converted:
     Raises:
         InputError: the file is not HotpotQA; names the place inside the JSON.
     """
-    pool, skipped = PassagePool(), Counter[str]()
-    questions: dict[str, Question] = {}
+    pool, questions = PassagePool(), QuestionPool()
     for record, place in _records(source):
-        question = _question(record, place, pool, skipped)
-        if isinstance(question, str):
-            skipped[question] += 1
-        elif question.id in questions:
-            raise place.error(f"id {question.id!r} again; expected distinct ids")
-        else:
-            questions[question.id] = question
-    files: dict[str, Sequence[JsonRecord]] = {
-        "passages.jsonl": list(pool.passages.values()),
-        "questions.jsonl": list(questions.values()),
-    }
-    return Converted(files, skipped)
+        questions.add(_question(record, place, pool, questions.skipped), place)
+    return questions.converted(pool)
 
 
 def _records(source: Path) -> list[tuple[dict[str, Any], Place]]:

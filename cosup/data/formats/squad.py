@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cosup.data.formats.base import Converted, PassagePool, Place, as_type, get
+from cosup.data.formats.base import Converted, PassagePool, Place, QuestionPool, as_type, get
 from cosup.data.jsonl import read_json
 from cosup.data.sentences import sentence_spans
-from cosup.data.writing import JsonRecord
 from cosup.records import Evidence, Question
 
 _UNANSWERABLE = "questions that the passage does not answer (SQuAD 2.0)"
@@ -27,26 +26,15 @@ def read_squad(source: Path) -> Converted:
     Raises:
         InputError: the file is not SQuAD; names the place inside the JSON.
     """
-    pool, skipped = PassagePool(), Counter[str]()
-    questions: dict[str, Question] = {}
+    pool, questions = PassagePool(), QuestionPool()
     for title, paragraph, place in _paragraphs(source):
         context = get(paragraph, "context", str, place)
         if not context.strip():
             raise place.at(".context").error("found no text; expected a paragraph")
         passage_id = pool.add(title, context)
         for record, at in _objects(get(paragraph, "qas", list, place), place.at(".qas")):
-            question = _question(record, at, context, passage_id)
-            if isinstance(question, str):
-                skipped[question] += 1
-            elif question.id in questions:
-                raise at.error(f"id {question.id!r} again; expected distinct ids")
-            else:
-                questions[question.id] = question
-    files: dict[str, Sequence[JsonRecord]] = {
-        "passages.jsonl": list(pool.passages.values()),
-        "questions.jsonl": list(questions.values()),
-    }
-    return Converted(files, skipped)
+            questions.add(_question(record, at, context, passage_id), at)
+    return questions.converted(pool)
 
 
 def _paragraphs(source: Path) -> Iterator[tuple[str, dict[str, Any], Place]]:
