@@ -1,9 +1,27 @@
-"""Next-token prediction: cross-entropy over the vocabulary, at the supervised positions alone."""
+"""Next-token prediction: cross-entropy over the vocabulary, at the supervised positions alone.
+
+Logits are by far the largest tensor of training: [N, V]. `linear_ntp_loss_sum` takes the states and the head instead,
+and never holds more than `chunk` rows of logits: each chunk's gradient is worked out in the forward pass, while its
+logits are there (the idea of Liger-Kernel's fused linear cross-entropy, Hsu et al., 2024), and the backward pass only
+scales it.
+
+Shapes: N supervised positions, H width of a state, V vocabulary.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
 import torch
 from torch.nn.functional import cross_entropy
+
+Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+
+CPU_CHUNK, GPU_CHUNK = 256, 2048  # rows of logits at a time: what was fastest on a CPU; enough to fill a GPU
 
 
 def ntp_loss_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -19,3 +37,157 @@ def ntp_loss_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         A float32 scalar; 0 for N = 0.
     """
     return cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def linear_ntp_loss_sum(
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """Return `ntp_loss_sum(states @ weight.T + bias, targets)` without ever holding those logits whole.
+
+    Products run in the type that autocast asks for (the weight is cast once), else in the weight's; log-sum-exp and
+    the sum over chunks are float32. Only gradients that are wanted are computed: a frozen head costs none. The result
+    can be backpropagated once. On CUDA, Liger-Kernel does the work where it is installed.
+
+    Args:
+        states: [N, H] last hidden states at the positions before the targets.
+        weight: [V, H] of the output head.
+        bias: [V], or None.
+        targets: [N] token ids.
+        chunk: positions whose logits are alive at a time; None chooses by the device.
+
+    Returns:
+        A float32 scalar; 0 for N = 0, with gradients of zero.
+
+    Raises:
+        ValueError: `chunk` is below 1.
+    """
+    kind = states.device.type
+    if chunk is None:
+        chunk = CPU_CHUNK if kind == "cpu" else GPU_CHUNK
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; expected at least 1")
+    product_type = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    fused = _liger() if kind == "cuda" and len(targets) else None
+    if fused is not None:
+        return _liger_loss_sum(fused, states, weight, bias, targets, product_type)
+    wanted = [x for x in (states, weight, bias) if x is not None and x.requires_grad]
+    if not (wanted and torch.is_grad_enabled()):
+        return _run_chunks(states, weight, bias, targets, chunk, product_type, (False, False, False))[0]
+    loss: torch.Tensor = _LinearNTP.apply(states, weight, bias, targets, chunk, product_type)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _LinearNTP(torch.autograd.Function):
+    """The loss with its gradients worked out beforehand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        chunk: int,
+        product_type: torch.dtype,
+    ) -> torch.Tensor:
+        needs = ctx.needs_input_grad[:3]
+        loss, ctx.gradients = _run_chunks(states, weight, bias, targets, chunk, product_type, needs)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("this loss has been backpropagated already, which has used up its gradients")
+        gradients, ctx.gradients = ctx.gradients, None  # scaled in place: the head's may be as large as the head
+        return (*(None if g is None else g.mul_(upstream[0].to(g.dtype)) for g in gradients), None, None, None)
+
+
+def _run_chunks(
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    chunk: int,
+    product_type: torch.dtype,
+    needs: tuple[bool, bool, bool],
+) -> tuple[torch.Tensor, Gradients]:
+    """Return the summed loss, and its gradients (those that `needs` asks for) in the inputs' types."""
+    states_grad = torch.empty_like(states) if needs[0] else None
+    weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs[1] else None
+    bias_grad = torch.zeros_like(bias, dtype=torch.float32) if needs[2] and bias is not None else None
+    loss = torch.zeros((), dtype=torch.float32, device=states.device)
+    with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
+        head = weight.to(product_type)
+        for start in range(0, len(targets), chunk):
+            rows = slice(start, start + chunk)
+            inputs, wanted = states[rows].to(product_type), targets[rows, None]
+            logits = (inputs @ head.T).float()
+            if bias is not None:
+                logits += bias
+            loss += _softmax_in_place(logits, wanted)
+            if not any(needs):
+                continue
+            logits.scatter_add_(1, wanted, torch.full_like(logits[:, :1], -1.0))  # now the gradient of the logits
+            _add_gradients(
+                logits, inputs, head, (None if states_grad is None else states_grad[rows], weight_grad, bias_grad)
+            )
+    if weight_grad is not None:
+        weight_grad = weight_grad.to(weight.dtype)
+    if bias is not None and bias_grad is not None:
+        bias_grad = bias_grad.to(bias.dtype)
+    return loss, (states_grad, weight_grad, bias_grad)
+
+
+def _softmax_in_place(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Turn float32 logits [n, V] into probabilities and return the summed loss of the targets [n, 1]."""
+    logits -= logits.amax(dim=1, keepdim=True)
+    chosen = logits.gather(1, targets)
+    total = logits.exp_().sum(dim=1, keepdim=True)
+    logits /= total
+    return (total.log() - chosen).sum()
+
+
+def _add_gradients(logits: torch.Tensor, inputs: torch.Tensor, head: torch.Tensor, gradients: Gradients) -> None:
+    """Put the gradient of the logits [n, V] through the head: write that of the inputs, add those of the head."""
+    of_states, of_weight, of_bias = gradients
+    if of_bias is not None:
+        of_bias += logits.sum(dim=0)
+    logits = logits.to(inputs.dtype)
+    if of_states is not None:
+        of_states.copy_(logits @ head)
+    if of_weight is None:
+        return
+    if inputs.dtype == torch.float32:
+        of_weight.addmm_(logits.T, inputs)
+    else:
+        of_weight += logits.T @ inputs
+
+
+@lru_cache(maxsize=1)
+def _liger() -> Callable[..., Any] | None:
+    """Return Liger-Kernel's loss module, None where there is none or an old one."""
+    try:
+        loss: Callable[..., Any] = import_module("liger_kernel.transformers").LigerFusedLinearCrossEntropyLoss
+    except (ImportError, AttributeError):
+        return None
+    return loss if "accum_dtype" in inspect.signature(loss).parameters else None
+
+
+def _liger_loss_sum(
+    fused: Callable[..., Any],
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    product_type: torch.dtype,
+) -> torch.Tensor:
+    """Let Liger-Kernel chunk as it sees fit; the weight's gradient is added up in float32."""
+    with torch.autocast(states.device.type, enabled=False):
+        states, weight = states.to(product_type), weight.to(product_type)
+        bias = None if bias is None else bias.to(product_type)
+        loss: torch.Tensor = fused(reduction="sum", accum_dtype=torch.float32)(weight, states, targets, bias)
+    return loss.float()
