@@ -1,21 +1,30 @@
-"""From examples to batches of tensors.
+"""From examples to packs of tensors, one pack for each forward and backward pass.
 
-Shapes: B examples, L generator tokens, R retrievals, P distinct passages, Lp embedder tokens.
+Shapes: B examples of a pack, T tokens in its row (packed), L longest sequence (padded), R retrievals, P distinct
+passages, Tp and Lp their embedder tokens (all, longest), M candidates of the NSP loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch.utils.data import Dataset
 
 from cosup.data.encoding import EncodedExample, ExampleEncoder, Kind
-from cosup.data.padding import pad_right
+from cosup.data.keys import answer_key, stable_key
+from cosup.data.packing import Load, plan_packs
+from cosup.data.padding import lay_end_to_end, pad_right
 from cosup.records import Example, Passage
 from cosup.tokens import TextEncoder
 
 IGNORED = -100
+
+_KEPT_PASSAGES = 100_000  # encoded passages kept at hand; a streamed corpus may have any number
+
+Pack = dict[str, torch.Tensor]
 
 
 class ExampleDataset(Dataset[EncodedExample]):
@@ -25,12 +34,21 @@ class ExampleDataset(Dataset[EncodedExample]):
         examples: what to train on.
         passages: passages by id; every id of the examples is there.
         encoder: the generator's encoder.
+        negatives: passage ids by example id that are added to the example's own negatives; read at every access, so
+            that it may change in between.
     """
 
-    def __init__(self, examples: Sequence[Example], passages: Mapping[str, Passage], encoder: ExampleEncoder) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        passages: Mapping[str, Passage],
+        encoder: ExampleEncoder,
+        negatives: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
         self.examples = examples
         self.passages = passages
         self.encoder = encoder
+        self.negatives = {} if negatives is None else negatives
         self._encoded: dict[int, EncodedExample] = {}
 
     def __len__(self) -> int:
@@ -39,18 +57,29 @@ class ExampleDataset(Dataset[EncodedExample]):
     def __getitem__(self, index: int) -> EncodedExample:
         if index not in self._encoded:
             self._encoded[index] = self.encoder.example(self.examples[index], self.passages)
-        return self._encoded[index]
+        encoded = self._encoded[index]
+        more = self.negatives.get(encoded.example_id, ())
+        return replace(encoded, negatives=(*encoded.negatives, *more)) if more else encoded
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """A passage as the embedder reads it."""
+
+    ids: tuple[int, ...]
+    key: int
+
+
+@dataclass
 class CoSupervisionCollator:
-    """Builds a batch for both models.
+    """Cuts a loader's batch into packs for both models.
 
-    Passages are embedded once each, whatever the number of `[Ret]` tokens that want them: two passages that read the
+    A pack embeds each passage once, whatever the number of `[Ret]` tokens that want it: two passages that read the
     same up to `max_passage_length` are one. With `mask_same_passage` they are also one candidate of the NSP loss;
-    without, each `[Ret]` brings a candidate of its own, as in the paper, so that the same passage twice counts as a
-    negative.
+    without, as in the paper, each `[Ret]` and each negative brings a candidate of its own, so that the same passage
+    twice counts as a negative. A negative that reads like a passage of its own example is left out.
 
-    Args:
+    Attributes:
         passages: passages by id.
         passage_encoder: encodes for the embedder, in its tokenizer's template.
         generator_pad: pad id of the generator.
@@ -58,66 +87,146 @@ class CoSupervisionCollator:
         max_passage_length: embedder tokens of a passage at most.
         supervise_passages: whether spliced passages are supervised by NTP (the paper's `no_mask`).
         mask_same_passage: see above.
+        packing: whether the sequences of a pack stand in one row without padding; else a row each.
+        micro_batch_tokens: tokens of a pack in either model at most; None makes one pack of a batch.
+        passage_rows: row of each passage's vector, by id, where vectors are computed beforehand; packs then have
+            `passage_rows` and no embedder tokens.
     """
 
-    def __init__(
-        self,
-        passages: Mapping[str, Passage],
-        passage_encoder: TextEncoder,
-        generator_pad: int,
-        embedder_pad: int,
-        max_passage_length: int = 256,
-        supervise_passages: bool = False,
-        mask_same_passage: bool = True,
-    ) -> None:
-        self.passages = passages
-        self.passage_encoder = passage_encoder
-        self.generator_pad = generator_pad
-        self.embedder_pad = embedder_pad
-        self.max_passage_length = max_passage_length
-        self.mask_same_passage = mask_same_passage
-        self.supervised = {Kind.WRITTEN, Kind.PASSAGE} if supervise_passages else {Kind.WRITTEN}
-        self._encoded: dict[str, tuple[int, ...]] = {}
+    passages: Mapping[str, Passage]
+    passage_encoder: TextEncoder
+    generator_pad: int
+    embedder_pad: int
+    max_passage_length: int = 256
+    supervise_passages: bool = False
+    mask_same_passage: bool = True
+    packing: bool = field(default=True, kw_only=True)
+    micro_batch_tokens: int | None = field(default=None, kw_only=True)
+    passage_rows: Mapping[str, int] | None = field(default=None, kw_only=True)
+    _read: dict[str, _Reading] = field(default_factory=dict, init=False, repr=False)
 
-    def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
-        """Return the batch.
+    def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, list[Pack]]:
+        """Return `{"packs": [..]}`; every example is in one pack.
 
-        Keys: `input_ids`, `attention_mask`, `labels` [B, L]; `ret_rows`, `ret_columns` [R]; `passage_input_ids`,
-        `passage_attention_mask` [P, Lp]; `candidates` [M], the passage row of each candidate; `positives` [R],
-        the candidate that each `[Ret]` must pick.
+        A pack has, all int64:
+
+        - `input_ids` and `labels` [1, T] with `lengths` [B], or [B, L] with `attention_mask` (1 on real tokens, padding
+          on the right). A label is what the state before it must predict; `IGNORED` where nothing is supervised and at
+          the start of each sequence.
+        - `ret_rows`, `ret_columns` [R]: place of each `[Ret]` in `input_ids`.
+        - `passage_input_ids` [1, Tp] with `passage_lengths` [P], or [P, Lp] with `passage_attention_mask`; or
+          `passage_rows` [P]. Where there is no passage, a dummy of one token, so that both models have work.
+        - `candidates` [M]: passage of each candidate; `positives` [R]: the candidate that each `[Ret]` must pick.
+        - `candidate_keys` [M]: equal keys are one candidate, wherever they stand in the step; `answer_keys` [R]: of the
+          example's final answer, 0 for none; `example_keys` [R].
         """
-        input_ids, attention_mask = pad_right([e.input_ids for e in examples], self.generator_pad)
+        plan = plan_packs([self._load(e) for e in examples], self.micro_batch_tokens, padded=not self.packing)
+        return {"packs": [self._pack([examples[i] for i in members]) for members in plan]}
+
+    def empty_pack(self) -> Pack:
+        """Return a pack that asks for nothing: one generator token and one passage of one token, both dummies."""
+        return self._pack([])
+
+    def _load(self, example: EncodedExample) -> Load:
+        if self.passage_rows is not None:
+            return Load(len(example.input_ids))
+        read = [self._reading(i) for i in (*example.passage_ids, *self._negatives(example))]
+        return Load(len(example.input_ids), {r.key: len(r.ids) for r in read})
+
+    def _pack(self, examples: Sequence[EncodedExample]) -> Pack:
+        pack = self._lay("", [e.input_ids for e in examples] or [[self.generator_pad]], self.generator_pad)
+        labels = [self._labels(e) for e in examples] or [[IGNORED]]
+        pack["labels"] = lay_end_to_end(labels)[0] if self.packing else pad_right(labels, IGNORED)[0]
+        starts = list(accumulate((len(e.input_ids) for e in examples), initial=0))
         rets = [(row, column) for row, e in enumerate(examples) for column in e.ret_positions]
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": self._labels(examples)}
-        batch["ret_rows"] = torch.tensor([row for row, _ in rets], dtype=torch.long)
-        batch["ret_columns"] = torch.tensor([column for _, column in rets], dtype=torch.long)
-        return batch | self._passages(examples)
+        pack["ret_rows"] = _integers([0 if self.packing else row for row, _ in rets])
+        pack["ret_columns"] = _integers([starts[row] + column if self.packing else column for row, column in rets])
+        pack |= self._passages(examples)
+        pack["answer_keys"] = _integers([answer_key(e.answer) for e in examples for _ in e.ret_positions])
+        pack["example_keys"] = _integers([stable_key(e.example_id) for e in examples for _ in e.ret_positions])
+        return pack
 
-    def _labels(self, examples: Sequence[EncodedExample]) -> torch.Tensor:
-        rows = [
-            [token if kind in self.supervised else IGNORED for token, kind in zip(e.input_ids, e.kinds, strict=True)]
-            for e in examples
-        ]
-        return pad_right(rows, IGNORED)[0]
+    def _lay(self, prefix: str, rows: Sequence[Sequence[int]], pad: int) -> Pack:
+        ids, extent = lay_end_to_end(rows) if self.packing else pad_right(rows, pad)
+        return {f"{prefix}input_ids": ids, f"{prefix}{'lengths' if self.packing else 'attention_mask'}": extent}
 
-    def _passages(self, examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
+    def _labels(self, example: EncodedExample) -> list[int]:
+        supervised = {Kind.WRITTEN, Kind.PASSAGE} if self.supervise_passages else {Kind.WRITTEN}
+        tokens = zip(example.input_ids, example.kinds, strict=True)
+        labels = [token if kind in supervised else IGNORED for token, kind in tokens]
+        return [IGNORED, *labels[1:]]
+
+    def _passages(self, examples: Sequence[EncodedExample]) -> Pack:
         wanted = [i for e in examples for i in e.passage_ids]
-        rows: dict[tuple[int, ...], int] = {}
-        for passage_id in wanted + [i for e in examples for i in e.negatives]:
-            rows.setdefault(self._encode(passage_id), len(rows))
-        of = [rows[self._encode(passage_id)] for passage_id in wanted]
-        ids, mask = pad_right(list(rows), self.embedder_pad)
-        shared = list(range(len(rows)))
-        own = of + shared[len(set(of)) :]
-        return {
-            "passage_input_ids": ids,
-            "passage_attention_mask": mask,
-            "candidates": torch.tensor(shared if self.mask_same_passage else own, dtype=torch.long),
-            "positives": torch.tensor(of if self.mask_same_passage else range(len(of)), dtype=torch.long),
+        negatives = [(e, i) for e in examples for i in self._negatives(e)]
+        named = {self._reading(i).key: i for i in reversed([*wanted, *(i for _, i in negatives)])}
+        order = list(dict.fromkeys(self._reading(i).key for i in (*wanted, *(i for _, i in negatives))))
+        rows = {key: row for row, key in enumerate(order)}
+        of = [rows[self._reading(i).key] for i in wanted]
+        if self.mask_same_passage:
+            candidates, positives, keys = list(range(len(order))), of, order
+        else:
+            candidates = of + [rows[self._reading(i).key] for _, i in negatives]
+            positives = list(range(len(of)))
+            keys = [stable_key("[Ret]", e.example_id, str(n)) for e in examples for n in range(len(e.passage_ids))]
+            keys += [stable_key("negative", e.example_id, i) for e, i in negatives]
+        pack = {
+            "candidates": _integers(candidates),
+            "positives": _integers(positives),
+            "candidate_keys": _integers(keys),
         }
+        if self.passage_rows is not None:
+            return pack | {"passage_rows": _integers([self.passage_rows[named[key]] for key in order] or [0])}
+        read = [self._reading(named[key]).ids for key in order]
+        return pack | self._lay("passage_", read or [[self.embedder_pad]], self.embedder_pad)
 
-    def _encode(self, passage_id: str) -> tuple[int, ...]:
-        if passage_id not in self._encoded:
+    def _negatives(self, example: EncodedExample) -> list[str]:
+        """Return the example's negatives, each reading once, without those that read like a passage it must pick."""
+        seen = {self._reading(i).key for i in example.passage_ids}
+        kept = []
+        for passage_id in example.negatives:
+            key = self._reading(passage_id).key
+            if key not in seen:
+                seen.add(key)
+                kept.append(passage_id)
+        return kept
+
+    def _reading(self, passage_id: str) -> _Reading:
+        if passage_id not in self._read:
+            if len(self._read) >= _KEPT_PASSAGES:
+                self._read.clear()
             text = self.passages[passage_id].rendered
-            self._encoded[passage_id] = tuple(self.passage_encoder.encode_with_template(text, self.max_passage_length))
-        return self._encoded[passage_id]
+            ids = self.passage_encoder.encode_with_template(text, self.max_passage_length) or [self.embedder_pad]
+            self._read[passage_id] = _Reading(tuple(ids), passage_key(ids))
+        return self._read[passage_id]
+
+
+def passage_key(ids: Sequence[int]) -> int:
+    """Return the key of a passage's embedder tokens: equal tokens, equal key, in every process."""
+    return stable_key(" ".join(map(str, ids)))
+
+
+def token_counts(packs: Sequence[Mapping[str, torch.Tensor]]) -> tuple[int, int]:
+    """Count what both models read in packs.
+
+    Returns:
+        Real tokens, and places that hold none: padding and dummies (sequences of one token, passages that are no
+        candidate).
+    """
+    real = places = 0
+    for pack in packs:
+        own, passages = _lengths(pack, ""), _lengths(pack, "passage_")
+        real += int(own[own > 1].sum()) + (int(passages.sum()) if len(pack["candidates"]) else 0)
+        places += sum(pack[name].numel() for name in ("input_ids", "passage_input_ids") if name in pack)
+    return real, places - real
+
+
+def _lengths(pack: Mapping[str, torch.Tensor], prefix: str) -> torch.Tensor:
+    if f"{prefix}lengths" in pack:
+        return pack[f"{prefix}lengths"]
+    mask = pack.get(f"{prefix}attention_mask")
+    return _integers([]) if mask is None else mask.sum(dim=1)
+
+
+def _integers(values: Sequence[int]) -> torch.Tensor:
+    return torch.tensor(list(values), dtype=torch.long)

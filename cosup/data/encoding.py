@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from transformers import PreTrainedTokenizerBase
 
 from cosup.errors import UsageError
-from cosup.records import Example, Passage, RetrievalSegment
+from cosup.records import Example, Passage, RetrievalSegment, TextSegment
 from cosup.tokens import ControlTokenIds, TextEncoder
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ class EncodedExample:
         ret_positions: index of each `[Ret]`.
         passage_ids: the passage each `[Ret]` must pick.
         negatives: passages that none of them may pick.
+        example_id: id of the example.
+        answer: the text after the last retrieval, before the end; None where the example does not end in text.
     """
 
     input_ids: list[int] = field(default_factory=list)
@@ -50,6 +52,8 @@ class EncodedExample:
     ret_positions: list[int] = field(default_factory=list)
     passage_ids: list[str] = field(default_factory=list)
     negatives: tuple[str, ...] = ()
+    example_id: str = ""
+    answer: str | None = None
 
     def add(self, ids: list[int], kind: Kind) -> None:
         """Append tokens of one kind."""
@@ -61,6 +65,16 @@ class EncodedExample:
         self.input_ids, self.kinds = self.input_ids[:length], self.kinds[:length]
         self.ret_positions = [p for p in self.ret_positions if p < length]
         self.passage_ids = self.passage_ids[: len(self.ret_positions)]
+
+    def queries_only(self) -> EncodedExample | None:
+        """Return the sequence up to its last `[Ret]` with nothing supervised, None where it has no `[Ret]`.
+
+        For examples that add to the contrast of a step and to nothing else.
+        """
+        if not self.ret_positions:
+            return None
+        length = self.ret_positions[-1] + 1
+        return replace(self, input_ids=self.input_ids[:length], kinds=[Kind.PROMPT] * length)
 
 
 class ExampleEncoder:
@@ -105,7 +119,9 @@ class ExampleEncoder:
             example: prompt and output.
             passages: where its passage ids are looked up; `check_references` has made sure that they are there.
         """
-        encoded = EncodedExample(negatives=example.negatives)
+        last = example.output[-1] if example.output else None
+        answer = last.text if isinstance(last, TextSegment) else None
+        encoded = EncodedExample(negatives=example.negatives, example_id=example.id, answer=answer)
         encoded.add(self.prompt(example.prompt, example.instruction), Kind.PROMPT)
         for segment in example.output:
             if isinstance(segment, RetrievalSegment):

@@ -25,7 +25,7 @@ def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     for number, line in enumerate(_lines(Path(path)), start=1):
         if line.strip():
-            yield number, _parse_object(line.rstrip(b"\r\n"), path, number)
+            yield number, parse_object(line.rstrip(b"\r\n"), path, number)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -46,7 +46,12 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise InputError(f"cannot be read: {error.strerror or error}", path) from error
 
 
-def _parse_object(line: bytes, path: str | Path, number: int) -> dict[str, Any]:
+def parse_object(line: bytes, path: str | Path, number: int) -> dict[str, Any]:
+    """Return a line's JSON object.
+
+    Raises:
+        InputError: it is not UTF-8, not JSON or no object; names file and line.
+    """
     value = _parse_json(decode_utf8(line, path, number), path, number)
     if not isinstance(value, dict):
         found = "null" if value is None else {"list": "a list", "str": "a text"}.get(type(value).__name__, "a number")

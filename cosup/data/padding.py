@@ -1,4 +1,4 @@
-"""Padding lists of ids to rectangles."""
+"""Laying lists of ids out as tensors: padded to a rectangle, or end to end in one row."""
 
 from __future__ import annotations
 
@@ -24,3 +24,16 @@ def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, to
         ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
         mask[index, : len(row)] = 1
     return ids, mask
+
+
+def lay_end_to_end(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lay id lists one after another.
+
+    Args:
+        rows: S lists of ids.
+
+    Returns:
+        The row [1, T] and the length of each list [S], both int64.
+    """
+    ids = torch.tensor([[token for row in rows for token in row]], dtype=torch.long)
+    return ids, torch.tensor([len(row) for row in rows], dtype=torch.long)

@@ -49,7 +49,7 @@ def read_passages(path: str | Path) -> list[Passage]:
         return _read_folder(place)
     if place.suffix.lower() in TEXT_SUFFIXES:
         return chunk_folder(place)
-    if place.suffix.lower() == ".parquet" or _looks_like_hub_id(str(path)):
+    if place.suffix.lower() == ".parquet" or looks_like_hub_id(str(path)):
         from cosup.data import tables
 
         rows = tables.parquet_rows(place) if place.suffix.lower() == ".parquet" else tables.hub_rows(str(path))
@@ -68,7 +68,7 @@ def _read_folder(folder: Path) -> list[Passage]:
     return chunk_folder(folder)
 
 
-def _looks_like_hub_id(name: str) -> bool:
+def looks_like_hub_id(name: str) -> bool:
     """Whether a name that is no file here may be `owner/name` on the hub: its owner is no folder here either."""
     parts = name.split("/")
     if len(parts) != 2 or not all(parts) or Path(name).exists() or Path(parts[0]).is_dir():
@@ -176,14 +176,15 @@ def check_references(
     """
     known: Collection[str] = passages.keys() if isinstance(passages, Mapping) else {p.id for p in passages}
     for record in records:
-        for field, passage_id in _references(record):
+        for field, passage_id in references_of(record):
             if passage_id not in known:
                 found = f"{field} of {record.id!r} names the passage {passage_id!r}"
                 message = f"{found}; expected the id of one of the {len(known):,} passages"
                 raise InputError(message, path, line_of(path, record.id))
 
 
-def _references(record: Question | Example | Answer) -> Iterator[tuple[str, str]]:
+def references_of(record: Question | Example | Answer) -> Iterator[tuple[str, str]]:
+    """Yield the passage ids that a record names, each with the field it stands in."""
     if isinstance(record, Answer):
         yield from (("retrievals", r.hits[0].passage_id) for r in record.retrievals if r.hits)
         yield from (("citations", c.passage_id) for c in record.citations)

@@ -25,7 +25,7 @@ def parquet_rows(path: Path) -> Rows:
     if not path.is_file():
         raise InputError("found a folder; expected a Parquet file" if path.is_dir() else "no such file", path)
     try:
-        with pq.ParquetFile(path) as table:
+        with pq.ParquetFile(path, buffer_size=2**18, pre_buffer=False) as table:  # never a whole row group at once
             columns = _known_columns(table.schema_arrow.names, path)
             batches = table.iter_batches(columns=columns)
             yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
