@@ -88,6 +88,13 @@ def load_embedder(source: str, dtype: torch.dtype = torch.float32) -> PreTrained
         return cast(PreTrainedModel, AutoModel.from_pretrained(folder, dtype=dtype))
 
 
+def place_of(source: str) -> str:
+    """Return a source that means the same from anywhere: a path made absolute, or the hub id."""
+    found, options = _locate(source)
+    path = Path(found)
+    return str(path.resolve() / options["gguf_file"]) if options else str(path.resolve()) if path.is_dir() else source
+
+
 def _locate(source: str) -> tuple[str, dict[str, str]]:
     """Return what `from_pretrained` wants: a folder or hub id, and the options for a `.gguf` file."""
     path = Path(source).expanduser()

@@ -1,389 +1,316 @@
-"""The pair: a generator that writes and asks, and an embedder that builds the sequence space.
+"""CoSupervisedModel: where the two models of a pair come from, and the folder that they are kept in.
 
-Shapes: B rows, L tokens a row, H generator width, D embedding width, V vocabulary, N supervised tokens,
-R retrievals (`[Ret]` tokens) and P distinct passages of a batch.
+Pairings: two models of any family, width and tokenizer; one model for both (`embedder="shared"`); and two LoRA adapters
+on frozen bases, which are one in memory where both start from the same checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cosup.checkpoints import load_embedder, load_generator, load_tokenizer
-from cosup.data.encoding import PROMPT, check_prompt
-from cosup.data.padding import pad_right
-from cosup.errors import InputError, UsageError, did_you_mean
-from cosup.tokens import ControlTokenIds, TextEncoder, add_control_tokens, control_token_ids
+from cosup import adapters as lora
+from cosup.adapters import LoraSettings, State
+from cosup.checkpoints import load_embedder, load_generator, load_tokenizer, place_of
+from cosup.errors import InputError, UsageError
+from cosup.model_folder import (
+    SIMILARITIES,
+    Base,
+    PairSettings,
+    fingerprint_of,
+    load_projection,
+    read_model_record,
+    settings_of,
+    share_like_other_files,
+    weights_digest,
+    write_model_record,
+    write_sentence_transformer,
+)
+from cosup.pair import MIN_TEMPERATURE, Pair, PairOutput, positions_of
+from cosup.tokens import add_control_tokens, control_token_ids
 from cosup.version import __version__
 
-logger = logging.getLogger(__name__)
+__all__ = ["SHARED", "SIMILARITIES", "CoSupervisedModel", "LoraSettings", "PairOutput", "PairSettings"]
+__all__ += ["fingerprint_of", "positions_of", "read_model_record"]
 
-SIMILARITIES = ("cosine", "inner_product")
-FORMAT = 1
-_NEEDED = ("token_ids", "embedder_fingerprint", "similarity", "prompt")
-_WORDS: dict[type[Any], str] = {str: "text", int: "a whole number", float: "a number", dict: "an object"}
+SHARED = "shared"
 
 
-@dataclass(frozen=True)
-class PairSettings:
-    """What a trained pair needs to be used as it was trained; `cosup.json` keeps it.
+class CoSupervisedModel(Pair):
+    """A pair that is started from checkpoints, saved to a model folder and loaded from one."""
 
-    Attributes:
-        similarity: `cosine` or `inner_product` (the paper's).
-        temperature: divides the similarity in the NSP loss; 1.0 is the paper's "none".
-        prompt: format of a prompt, with `{question}` and optionally `{instruction}`.
-        template: name of the template that turned questions into examples.
-        max_length: tokens of a whole sequence (prompt, passages and claims).
-        max_passage_length: tokens of a passage, spliced or embedded; longer ones are cut.
-    """
-
-    similarity: str = "cosine"
-    temperature: float = 0.05
-    prompt: str = PROMPT
-    template: str = "claims"
-    max_length: int = 1024
-    max_passage_length: int = 256
-
-    def __post_init__(self) -> None:
-        if self.similarity not in SIMILARITIES:
-            hint = did_you_mean(self.similarity, SIMILARITIES)
-            raise UsageError(f"similarity is '{self.similarity}'{hint}; expected one of {', '.join(SIMILARITIES)}")
-        if not self.temperature > 0:
-            raise UsageError(f"temperature is {self.temperature}; expected a number above 0")
-        if self.max_passage_length < 1 or self.max_length <= self.max_passage_length:
-            raise UsageError(
-                f"max_length is {self.max_length} and max_passage_length {self.max_passage_length}; "
-                "expected 0 < max_passage_length < max_length"
-            )
-        check_prompt(self.prompt)
-
-
-@dataclass
-class PairOutput:
-    """What one forward pass of a batch gives.
-
-    Attributes:
-        logits: [N, V] at the supervised positions, or None where no token is supervised.
-        targets: [N] the tokens to be predicted there.
-        queries: [R, D] states at `[Ret]`, or None where retrieval is not trained.
-        passages: [P, D] embeddings, or None likewise.
-    """
-
-    logits: torch.Tensor | None = None
-    targets: torch.Tensor | None = None
-    queries: torch.Tensor | None = None
-    passages: torch.Tensor | None = None
-
-
-class CoSupervisedModel(nn.Module):
-    """Generator + embedder (+ a bias-free projection on the embedder's side where the widths differ).
-
-    Args:
-        generator: a causal language model whose vocabulary has the control tokens.
-        embedder: the body of a decoder language model.
-        generator_tokenizer: the generator's tokenizer, with the control tokens.
-        embedder_tokenizer: the embedder's own tokenizer.
-        settings: how the pair is used.
-    """
-
-    accepts_loss_kwargs = True  # tells the Hugging Face Trainer that the loss is normalised over the global batch
-
-    def __init__(
-        self,
-        generator: PreTrainedModel,
-        embedder: PreTrainedModel,
-        generator_tokenizer: PreTrainedTokenizerBase,
-        embedder_tokenizer: PreTrainedTokenizerBase,
-        settings: PairSettings | None = None,
-    ) -> None:
-        super().__init__()
-        self.generator = generator
-        self.embedder = embedder
-        self.generator_tokenizer = generator_tokenizer
-        self.embedder_tokenizer = embedder_tokenizer
-        self.settings = settings or PairSettings()
-        self.control: ControlTokenIds = control_token_ids(generator_tokenizer)
-        self.passage_encoder = TextEncoder(embedder_tokenizer)
-        wide, narrow = generator.config.hidden_size, embedder.config.hidden_size
-        self.projection = None if wide == narrow else nn.Linear(narrow, wide, bias=False, dtype=embedder.dtype)
-        self.fingerprint: str | None = None
+    base: Base | None = None  # what the adapters stand on; None for a pair whose weights are its own
 
     @classmethod
-    def from_base(cls, generator: str, embedder: str, settings: PairSettings | None = None) -> CoSupervisedModel:
-        """Start a pair from pretrained models: hub ids, folders or `.gguf` files; weights in float32.
+    def from_base(
+        cls,
+        generator: str,
+        embedder: str,
+        settings: PairSettings | None = None,
+        *,
+        adapters: LoraSettings | None = None,
+        freeze_embedder: bool = False,
+        learn_temperature: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> CoSupervisedModel:
+        """Start a pair from pretrained models.
+
+        Args:
+            generator: hub id, folder or `.gguf` file.
+            embedder: likewise, or `shared`: the generator's own body.
+            settings: how the pair is used.
+            adapters: freeze the checkpoints and train LoRA adapters (float32) on them; a checkpoint that is both
+                models' is held in memory once.
+            freeze_embedder: train the generator (and a projection) alone.
+            learn_temperature: make the temperature a parameter.
+            dtype: type of the weights in memory.
 
         Raises:
             UsageError: a checkpoint cannot be used, or its context is shorter than `settings.max_length`.
         """
         settings = settings or PairSettings()
-        tokenizer, model = load_tokenizer(generator), load_generator(generator)
+        shared = embedder == SHARED
+        tokenizer, model = load_tokenizer(generator), load_generator(generator, dtype)
+        digest = "" if adapters is None else weights_digest(model)
         add_control_tokens(tokenizer, model)
         _check_context(model, "max_length", settings.max_length, generator)
-        body = load_embedder(embedder)
+        body = _body(model, generator, embedder, dtype, same_weights=adapters is not None)
         _check_context(body, "max_passage_length", settings.max_passage_length, embedder)
-        return cls(model, body, tokenizer, load_tokenizer(embedder), settings)
-
-    @property
-    def device(self) -> torch.device:
-        """The device the generator is on."""
-        return self.generator.device
-
-    @property
-    def dimension(self) -> int:
-        """Width D of the sequence space."""
-        return int(self.generator.config.hidden_size)
-
-    def configure(self, **changes: Any) -> None:
-        """Change settings (checked); used by the trainer to put its objective into the pair."""
-        self.settings = replace(self.settings, **changes)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        ret_rows: torch.Tensor | None = None,
-        ret_columns: torch.Tensor | None = None,
-        passage_input_ids: torch.Tensor | None = None,
-        passage_attention_mask: torch.Tensor | None = None,
-    ) -> PairOutput:
-        """Run a batch through both models.
-
-        Args:
-            input_ids: [B, L] generator tokens.
-            attention_mask: [B, L] 1 on real tokens.
-            labels: [B, L] targets, -100 where unsupervised; label i is predicted at i-1. None skips the head.
-            ret_rows: [R] row of each `[Ret]`. None skips retrieval.
-            ret_columns: [R] its column.
-            passage_input_ids: [P, Lp] embedder tokens.
-            passage_attention_mask: [P, Lp] 1 on real tokens.
-        """
-        states_BLH = self.hidden_states(input_ids, attention_mask)
-        output = PairOutput()
-        if labels is not None:
-            supervised_BL = labels[:, 1:] != -100
-            output.targets = labels[:, 1:][supervised_BL]
-            output.logits = self.generator.get_output_embeddings()(states_BLH[:, :-1][supervised_BL])
-        if ret_rows is not None and passage_input_ids is not None and passage_attention_mask is not None:
-            output.queries = self.to_query(states_BLH[ret_rows, ret_columns])
-            output.passages = self.embed(passage_input_ids, passage_attention_mask)
-        return output
-
-    def hidden_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return the generator's last hidden states, after its final norm: [B, L, H]."""
-        positions = positions_of(attention_mask)
-        body = self.generator.base_model
-        states = body(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
-        last: torch.Tensor = states.last_hidden_state
-        return last
-
-    def to_query(self, states: torch.Tensor) -> torch.Tensor:
-        """Turn hidden states at `[Ret]` [R, H] into float32 queries [R, D] (unit length for cosine)."""
-        return self._in_space(states)
-
-    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Embed passages: the embedder's last hidden state at the last real token (paper, section 3).
-
-        Padding may stand on either side; it never changes the result.
-
-        Args:
-            input_ids: [P, Lp] embedder tokens.
-            attention_mask: [P, Lp] 1 on real tokens, at least one a row.
-
-        Returns:
-            [P, D] float32 (unit length for cosine).
-        """
-        if input_ids.shape[0] == 0:
-            return torch.zeros(0, self.dimension, device=input_ids.device)
-        positions = positions_of(attention_mask)
-        states = self.embedder(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last = (attention_mask * columns).argmax(dim=1)
-        pooled = states[torch.arange(len(last), device=last.device), last]
-        return self._in_space(pooled if self.projection is None else self.projection(pooled))
-
-    def _in_space(self, vectors: torch.Tensor) -> torch.Tensor:
-        vectors = vectors.float()
-        return normalize(vectors, dim=-1) if self.settings.similarity == "cosine" else vectors
-
-    def encode_passage(self, text: str) -> list[int]:
-        """Return the embedder's token ids of a passage's rendered text, cut to `max_passage_length`."""
-        return self.passage_encoder.encode_with_template(text, self.settings.max_passage_length)
-
-    @torch.inference_mode()
-    def embed_ids(self, batch: list[list[int]]) -> torch.Tensor:
-        """Embed token id lists of unequal length: [len(batch), D] float32, on the CPU."""
-        ids, mask = pad_right(batch, int(self.embedder_tokenizer.pad_token_id))
-        return self.embed(ids.to(self.device), mask.to(self.device)).cpu()
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a model folder: `generator/`, `embedder/` (also a SentenceTransformer) and `cosup.json`."""
-        folder = Path(folder)
-        self.generator.save_pretrained(folder / "generator")
-        self.generator_tokenizer.save_pretrained(folder / "generator")
-        self._save_embedder(folder / "embedder")
-        _share_like_other_files(folder)
-        self.fingerprint = fingerprint_of(folder / "embedder", self.settings)
-        record = {"format": FORMAT, "cosup_version": __version__, "embedder_fingerprint": self.fingerprint}
-        record |= {"pooling": "last_token", "token_ids": self.control.to_dict(), **asdict(self.settings)}
-        (folder / "cosup.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-    def _save_embedder(self, folder: Path) -> None:
-        self.embedder.save_pretrained(folder)
-        self.embedder_tokenizer.save_pretrained(folder)
-        write_sentence_transformer(folder, self)
+        own_tokenizer = load_tokenizer(generator if shared else embedder)
+        base = None
+        if adapters is not None:
+            one_weights = next(body.parameters()) is next(model.base_model.parameters())
+            digests = (digest, digest if one_weights else weights_digest(body))
+            base = Base(place_of(generator), SHARED if shared else place_of(embedder), digests, adapters)
+            lora.add_lora(model, adapters, _control_ids(tokenizer))
+            if not shared:
+                lora.add_lora(body, adapters)
+        pair = cls(model, body, tokenizer, own_tokenizer, settings)
+        pair.base = base
+        if freeze_embedder:
+            pair.freeze_embedder()
+        if learn_temperature:
+            pair.learn_temperature()
+        return pair
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> CoSupervisedModel:
-        """Load a model folder that `save_pretrained` or `cosup train` wrote.
+        """Load a model folder that `save_pretrained` or `cosup train` wrote, in evaluation mode.
 
         Raises:
             InputError: the folder or one of its parts is missing, or its format is unknown.
+            UsageError: the folder holds adapters, and their base cannot be loaded.
         """
         folder = Path(folder)
         record = read_model_record(folder)
-        settings = _settings_of(record)
-        generator, embedder = str(folder / "generator"), str(folder / "embedder")
-        model = cls(
-            load_generator(generator, dtype),
-            load_embedder(embedder, dtype),
-            load_tokenizer(generator),
-            load_tokenizer(embedder),
-            settings,
-        )
+        settings = settings_of(record)
+        if "base" in record:
+            model = cls._on_base(folder, record, settings, dtype)
+        else:
+            model = cls._from_plain(folder, record, settings, dtype)
         if record["token_ids"] != model.control.to_dict():
             raise InputError(f"token ids {record['token_ids']} differ from the tokenizer's", folder / "cosup.json")
-        if model.projection is not None:
-            _load_projection(model.projection, folder / "embedder" / "2_Dense" / "model.safetensors")
+        if "log_temperature" in record:
+            model.learn_temperature()
+        model.put_weights(model._trained_state(folder, record))
         model.fingerprint = record["embedder_fingerprint"]
         return model.eval()
 
+    @classmethod
+    def _from_plain(
+        cls, folder: Path, record: Mapping[str, Any], settings: PairSettings, dtype: torch.dtype
+    ) -> CoSupervisedModel:
+        source, own = str(folder / "generator"), str(folder / "embedder")
+        generator = load_generator(source, dtype)
+        body = generator.base_model if record.get("pairing") == SHARED else load_embedder(own, dtype)
+        return cls(generator, cast(PreTrainedModel, body), load_tokenizer(source), load_tokenizer(own), settings)
+
+    @classmethod
+    def _on_base(
+        cls, folder: Path, record: Mapping[str, Any], settings: PairSettings, dtype: torch.dtype
+    ) -> CoSupervisedModel:
+        wanted = Base.of(record, folder / "cosup.json")
+        try:
+            model = cls.from_base(wanted.generator, wanted.embedder, settings, adapters=wanted.lora, dtype=dtype)
+        except UsageError as error:
+            raise UsageError(f"{folder} holds adapters, and their base is missing: {error}") from error
+        assert model.base is not None
+        if dtype in (torch.float32, torch.bfloat16) and model.base.digests != wanted.digests:
+            raise InputError(f"'{wanted.generator}' is not the base that the adapters were trained on", folder)
+        return model
+
     def load_weights(self, folder: str | Path) -> None:
-        """Put the weights of a model folder into this pair, in place (resume, best checkpoint)."""
-        other = CoSupervisedModel.from_pretrained(folder)
-        self.load_state_dict(other.state_dict())
-        self.settings, self.fingerprint = other.settings, other.fingerprint
+        """Put the weights of a model folder into this pair, in place (resume, best checkpoint).
+
+        The pair may be sharded by FSDP2; every device then calls this.
+
+        Raises:
+            InputError: the folder holds another kind of pair, or its weights don't fit.
+        """
+        folder = Path(folder)
+        record = read_model_record(folder)
+        found = (record.get("pairing", "separate"), "base" in record)
+        if found != (self._pairing, self.base is not None):
+            theirs, ours = _describe(*found), _describe(self._pairing, self.base is not None)
+            raise InputError(f"it holds {theirs}, and this is {ours}", folder)
+        if self.base is not None:
+            state, settings = self._trained_state(folder, record), settings_of(record)
+        else:
+            other = type(self).from_pretrained(folder, self.generator.dtype)
+            state, settings = other.state_dict(), other.settings
+        if self.log_temperature is None:
+            state.pop("log_temperature", None)
+        try:
+            self.put_weights(state)
+        except RuntimeError as error:
+            raise InputError("its weights don't fit this pair", folder) from error
+        self.settings, self.fingerprint = settings, record["embedder_fingerprint"]
+
+    @torch.no_grad()
+    def put_weights(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put tensors into this pair, in place; what `state` doesn't name stays.
+
+        Args:
+            state: whole tensors by the names of `state_dict()`, also for a pair that FSDP2 has sharded.
+
+        Raises:
+            RuntimeError: a name or a shape is not this pair's.
+        """
+        own = self.state_dict(keep_vars=True)
+        for name, value in state.items():
+            if name not in own or own[name].shape != value.shape:
+                raise RuntimeError(f"'{name}' {list(value.shape)} is no weight of this pair")
+            _put(own[name], value)
+
+    def _trained_state(self, folder: Path, record: Mapping[str, Any]) -> State:
+        """Read what stands beside the two models' plain weights: adapters, projection, temperature."""
+        state: State = {}
+        if self.base is not None:
+            for part, model in (("generator", self.generator), ("embedder", self.embedder)):
+                state |= {f"{part}.{k}": v for k, v in lora.load_adapter(model, folder / part).items()}
+        if self.projection is not None:
+            state["projection.weight"] = load_projection(folder)
+            if state["projection.weight"].shape != self.projection.weight.shape:
+                raise InputError("missing or damaged: it must hold the projection between the two models", folder)
+        if "log_temperature" in record:
+            state["log_temperature"] = torch.tensor([record["log_temperature"]])
+        return state
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+        adapters: Literal["merge", "adapters"] = "merge",
+    ) -> None:
+        """Write a model folder: `generator/`, `embedder/` (also a SentenceTransformer) and `cosup.json`.
+
+        Args:
+            folder: written to.
+            state_dict: whole tensors by the names of `state_dict()`, written in place of the pair's own: what is
+                gathered from a pair that is sharded. Of a parameter with two names either will do, and with
+                `adapters` the base's are not needed.
+            adapters: for a pair with LoRA, whether to merge each adapter into a copy of its base (plain models, which
+                compute the same up to rounding, and have another fingerprint), or to write the adapters without
+                their base (exact, small). Other pairs are always written plain.
+
+        Raises:
+            UsageError: `state_dict` has a name that is not the pair's, or lacks one.
+        """
+        folder = Path(folder)
+        base = self.base if adapters == "adapters" else None
+        state = self._whole_state(state_dict)
+        self._save_model("generator", state, folder, None if base is None else base.generator)
+        source = None if base is None else base.generator if base.embedder == SHARED else base.embedder
+        self._save_model("embedder", state, folder, source)
+        settings = replace(self.settings, temperature=_temperature_of(state, self.settings))
+        width = int(self.embedder.config.hidden_size)
+        write_sentence_transformer(folder / "embedder", width, settings, state.get("projection.weight"))
+        share_like_other_files(folder)
+        self.fingerprint = fingerprint_of(folder / "embedder", settings, "" if base is None else base.digests[1])
+        record: dict[str, Any] = {
+            "cosup_version": __version__,
+            "embedder_fingerprint": self.fingerprint,
+            "pooling": "last_token",
+        }
+        record |= {"pairing": self._pairing, "token_ids": self.control.to_dict()}
+        if "log_temperature" in state:
+            record["log_temperature"] = float(state["log_temperature"])
+        write_model_record(folder, record, settings, base)
+
+    def _save_model(self, part: Literal["generator", "embedder"], state: State, folder: Path, base: str | None) -> None:
+        model: PreTrainedModel = getattr(self, part)
+        own = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+        if base is not None:
+            assert self.base is not None
+            lora.save_adapter(model, self.base.lora, own, folder / part, base)
+        elif self.base is not None:
+            lora.plain_skeleton(model).save_pretrained(folder / part, state_dict=lora.merged_state(model, own))
+        else:
+            model.save_pretrained(folder / part, state_dict=own)
+        tokenizer = self.generator_tokenizer if part == "generator" else self.embedder_tokenizer
+        tokenizer.save_pretrained(folder / part)
+
+    @torch.no_grad()
+    def _whole_state(self, given: Mapping[str, torch.Tensor] | None) -> State:
+        """Return every tensor of the pair, those given in place of its own."""
+        whole: State = self.state_dict()
+        if given is None:
+            return whole
+        if unknown := set(given) - set(whole):
+            raise UsageError(f"state_dict has '{min(unknown)}', which is not the pair's")
+        whole |= given
+        for names in self.aliases():
+            known = [n for n in names if n in given]
+            whole |= {n: given[known[0]] for n in names if known and n not in given}
+        return whole
+
+    @property
+    def _pairing(self) -> str:
+        return "shared" if self.shared else "separate"
 
 
-def read_model_record(folder: Path) -> dict[str, Any]:
-    """Read and check `cosup.json` of a model folder.
+def _put(target: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy a whole tensor into one that may be sharded; nothing is sent, since every device has the whole."""
+    if not hasattr(target, "device_mesh"):
+        target.copy_(value)
+        return
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-    Raises:
-        InputError: the folder, the file or a field is missing, or the format is unknown.
-    """
-    if not folder.is_dir():
-        raise InputError("no such model folder; train one with 'cosup train' or 'cosup demo'", folder)
-    path = folder / "cosup.json"
-    if not path.is_file():
-        raise InputError("not a cosup model folder: it has no cosup.json", folder)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not valid JSON ({error})", path) from error
-    if not isinstance(record, dict) or any(name not in record for name in _NEEDED):
-        raise InputError(f"expected an object with {', '.join(_NEEDED)}", path)
-    if record.get("format") != FORMAT:
-        raise InputError(f"format {record.get('format')!r}; this cosup reads format {FORMAT}", path)
-    _check_record(record, path)
-    for part in ("generator", "embedder"):
-        if not (folder / part / "config.json").is_file():
-            raise InputError(f"the model folder lacks {part}/config.json", folder)
-    return record
+    assert isinstance(target, DTensor)
+    spread = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
+    target.to_local().copy_(spread.to_local())
 
 
-def _settings_of(record: Mapping[str, Any]) -> PairSettings:
-    known = {f.name for f in fields(PairSettings)}
-    return PairSettings(**{name: value for name, value in record.items() if name in known})
+def _body(
+    model: PreTrainedModel, generator: str, embedder: str, dtype: torch.dtype, same_weights: bool
+) -> PreTrainedModel:
+    """Return the embedder of a generator: its own body, a second tree on the same weights, or another checkpoint."""
+    if embedder == SHARED:
+        return cast(PreTrainedModel, model.base_model)
+    if same_weights and place_of(embedder) == place_of(generator):
+        return lora.body_on_same_weights(model)
+    return load_embedder(embedder, dtype)
 
 
-def _check_record(record: Mapping[str, Any], path: Path) -> None:
-    """Check the types and values of the settings in a `cosup.json`."""
-    kinds: dict[str, type[Any]] = {f.name: type(f.default) for f in fields(PairSettings)}
-    kinds |= {"token_ids": dict, "embedder_fingerprint": str}
-    for name, kind in kinds.items():
-        value = record.get(name)
-        taken = int | float if kind is float else kind
-        if name in record and (isinstance(value, bool) or not isinstance(value, taken)):
-            raise InputError(f"'{name}' is {value!r}; expected {_WORDS[kind]}", path)
-    try:
-        _settings_of(record)
-    except UsageError as error:
-        raise InputError(str(error), path) from error
+def _control_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    ids = control_token_ids(tokenizer)
+    return [ids.ret, ids.cs, ids.ce]
 
 
-def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Return position ids [B, L] that count real tokens from 0, whichever side the padding is on."""
-    return (attention_mask.long().cumsum(dim=1) - 1).clamp_min(0)
+def _describe(pairing: str, has_adapters: bool) -> str:
+    return f"{'adapters' if has_adapters else 'the plain weights'} of a {pairing} pair"
 
 
-def fingerprint_of(folder: Path, settings: PairSettings) -> str:
-    """Hash everything that decides an embedding: weights, configuration, tokenizer, and the pair's settings."""
-    digest = hashlib.sha256(f"{settings.similarity} {settings.max_passage_length}".encode())
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".safetensors", ".json")):
-        digest.update(path.relative_to(folder).as_posix().encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _load_projection(projection: nn.Linear, path: Path) -> None:
-    try:
-        projection.load_state_dict({"weight": load_file(path)["linear.weight"]})
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError("missing or damaged: it must hold the projection between the two models", path) from error
-
-
-def write_sentence_transformer(folder: Path, model: CoSupervisedModel) -> None:
-    """Add the files with which sentence-transformers loads the embedder folder and gives cosup's vectors."""
-    width = int(model.embedder.config.hidden_size)
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": model.settings.max_passage_length})
-    _write_json(
-        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "pooling_mode_lasttoken": True}
-    )
-    if model.projection is not None:
-        modules.append(("2_Dense", "Dense"))
-        dense = {"in_features": width, "out_features": model.dimension, "bias": False}
-        identity = {"activation_function": "torch.nn.modules.linear.Identity"}
-        _write_json(folder / "2_Dense" / "config.json", dense | identity)
-        weight = model.projection.weight.detach().contiguous().cpu()
-        save_file({"linear.weight": weight}, folder / "2_Dense" / "model.safetensors")
-    if model.settings.similarity == "cosine":
-        modules.append(("3_Normalize", "Normalize"))
-        (folder / "3_Normalize").mkdir(exist_ok=True)
-    rows = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(modules)
-    ]
-    (folder / "modules.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    name = "cosine" if model.settings.similarity == "cosine" else "dot"
-    _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": name})
-
-
-def _share_like_other_files(folder: Path) -> None:
-    """Give weights the rights that new files get here: safetensors writes them for their owner alone."""
-    sample = folder / "generator" / "config.json"
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(sample.stat().st_mode & 0o777)
-
-
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+def _temperature_of(state: State, settings: PairSettings) -> float:
+    if "log_temperature" not in state:
+        return settings.temperature
+    return max(MIN_TEMPERATURE, math.exp(float(state["log_temperature"])))
 
 
 def _check_context(model: PreTrainedModel, name: str, wanted: int, source: str) -> None:

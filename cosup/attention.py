@@ -1,0 +1,450 @@
+"""Packed rows: several sequences one after another in one row, kept apart by attention and positions, no padding.
+
+How it works with transformers' models:
+
+- `enable_packing` sets a model to the attention function `cosup_packed`, registered here with transformers'
+  `AttentionInterface`. Without a packed row it is `sdpa`, mask and all, so that padded rows and generation with a
+  cache stay as they were.
+- `packed_inputs` describes a packed row in transformers' own terms: positions that restart, and the keyword arguments
+  of FlashAttention (`cu_seq_lens_q`, ..), which models hand down to their attention layers.
+- A model builds a mask before its layers. For a packed row that would be a T x T tensor, so it is given an empty
+  four-dimensional one: transformers takes a four-dimensional mask for a finished one and hands it down untouched. The
+  attention function below never looks at it; any other cannot use an empty mask and fails, so that an architecture
+  that loses the keyword arguments on the way can't mix sequences unseen.
+- A model that its user has set to FlashAttention or to flex attention stays there: the first goes by the same keyword
+  arguments, for the second transformers builds a block mask from the positions.
+
+Shapes: S sequences, T tokens of the row, H heads, D width of a head, L longest sequence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+logger = logging.getLogger(__name__)
+
+PACKED = "cosup_packed"
+
+_HALF = (torch.float16, torch.bfloat16)
+_KINDS = {"full_attention", "sliding_attention"}  # layer types whose masks are known here
+_SHORT = 48  # tokens a sequence on average below which a CPU is faster with padded groups
+_ALIKE = 0.8  # the shortest sequence of a padded group is at least this share of its longest
+_TRIED = [7, 5]  # tokens of the two sequences that a model is tried with
+_REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # largest difference a state may have, over the largest state
+_HALF_TOLERANCE = 5e-2
+
+
+class PackedLayout:
+    """Where the sequences of a packed row stand; made once a forward and shared by all layers.
+
+    Args:
+        lengths: S lengths, each at least 1.
+        device: where the row is.
+
+    Attributes:
+        lengths: as above.
+        windows: sliding windows that attention layers have asked for so far (None: full attention).
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        if not lengths or min(lengths) < 1:
+            raise ValueError(f"lengths of a packed row are {list(lengths)}; expected at least one, each at least 1")
+        self.lengths = tuple(lengths)
+        self.device = device
+        self.windows: set[int | None] = set()
+        self._bands: dict[tuple[int, int], torch.Tensor] = {}
+
+    @property
+    def tokens(self) -> int:
+        """T, the tokens of the row."""
+        return sum(self.lengths)
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """Position ids [1, T], from 0 in each sequence."""
+        starts = self.boundaries[:-1].repeat_interleave(self._lengths, output_size=self.tokens)
+        return (torch.arange(self.tokens, device=self.device) - starts)[None]
+
+    @cached_property
+    def boundaries(self) -> torch.Tensor:
+        """Start of each sequence and the end of the last: int32 [S + 1]."""
+        return torch.nn.functional.pad(self._lengths.cumsum(0), (1, 0)).to(torch.int32)
+
+    @cached_property
+    def _lengths(self) -> torch.Tensor:
+        return torch.tensor(self.lengths, device=self.device)
+
+    @cached_property
+    def groups(self) -> _Groups:
+        """The sequences in groups of similar length, padded on the right within each."""
+        return _Groups(self.lengths, self.device)
+
+    def band(self, length: int, window: int) -> torch.Tensor:
+        """Return a sliding window's mask, bool [length, length]: a token sees itself and `window` - 1 before it."""
+        if (length, window) not in self._bands:
+            square = torch.ones(length, length, dtype=torch.bool, device=self.device)
+            self._bands[length, window] = square.tril().triu(1 - window)
+        return self._bands[length, window]
+
+
+class _Groups:
+    """Groups of sequences of similar length; `pad` and `unpad` go between the row and the groups.
+
+    Attributes:
+        shapes: sequences and longest length of each group.
+        index: [sum of rows x longest] token of the row that stands at each place; at padding, the sequence's last.
+        inverse: [T] place of each token.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        starts = [0]
+        for length in lengths:
+            starts.append(starts[-1] + length)
+        members = _alike(lengths)
+        self.shapes = [(len(group), lengths[group[0]]) for group in members]
+        index, inverse, place = [], torch.empty(starts[-1], dtype=torch.long), 0
+        for group in members:
+            longest = lengths[group[0]]
+            for i in group:
+                index.append(torch.arange(longest).clamp_max(lengths[i] - 1) + starts[i])
+                inverse[starts[i] : starts[i + 1]] = torch.arange(place, place + lengths[i])
+                place += longest
+        self.index = torch.cat(index).to(device)
+        self.inverse = inverse.to(device)
+
+    def pad(self, states: torch.Tensor) -> list[torch.Tensor]:
+        """Return each group's [rows, H, longest, D] of a row's [1, H, T, D]."""
+        padded: torch.Tensor = _Pad.apply(states[0].transpose(0, 1), self.index, self.inverse)  # type: ignore[no-untyped-call]
+        parts = padded.split([rows * longest for rows, longest in self.shapes])
+        return [p.unflatten(0, shape).transpose(1, 2) for p, shape in zip(parts, self.shapes, strict=True)]
+
+    def unpad(self, padded: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return a row's [1, T, H, D] of each group's [rows, H, longest, D]."""
+        flat = torch.cat([p.transpose(1, 2).flatten(0, 1) for p in padded])
+        row: torch.Tensor = _Unpad.apply(flat, self.index, self.inverse)  # type: ignore[no-untyped-call]
+        return row[None]
+
+
+class _Pad(torch.autograd.Function):
+    """Gathers a row into groups. Nothing real attends to padding, whose gradient is zero: it need not be added up."""
+
+    @staticmethod
+    def forward(ctx: Any, row: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(inverse)
+        return row.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradients[0].index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """Takes the real tokens of groups back into their row."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.places = len(index)
+        return padded.index_select(0, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        spread = gradients[0].new_zeros(ctx.places, *gradients[0].shape[1:])
+        return spread.index_copy_(0, ctx.saved_tensors[0], gradients[0]), None, None
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Group the sequences, longest first; lengths of a group differ by little (`_ALIKE`)."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if groups and lengths[i] >= _ALIKE * lengths[groups[-1][0]]:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def packed_inputs(model: PreTrainedModel, lengths: torch.Tensor) -> dict[str, Any]:
+    """Return the keyword arguments with which a model reads a packed row.
+
+    Use: `model(input_ids=row, use_cache=False, **packed_inputs(model, lengths))`.
+
+    Args:
+        model: what `enable_packing` has said yes to; only its configuration is read.
+        lengths: [S] int64 lengths of the sequences, on the row's device.
+
+    Raises:
+        ValueError: the model is set to an attention that can't keep sequences apart.
+    """
+    implementation = _implementation(model)
+    if implementation != PACKED and not _keeps_apart_itself(implementation):
+        raise ValueError(f"packed rows need enable_packing(model); its attention is '{implementation}'")
+    layout = PackedLayout(lengths.tolist(), lengths.device)
+    if len(layout.lengths) == 1:
+        return {"position_ids": layout.positions}
+    longest = max(layout.lengths)
+    inputs: dict[str, Any] = {
+        "position_ids": layout.positions,
+        "cu_seq_lens_q": layout.boundaries,
+        "cu_seq_lens_k": layout.boundaries,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+    if implementation == PACKED:
+        inputs["packed_layout"] = layout
+        inputs["attention_mask"] = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=lengths.device)
+    return inputs
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within each sequence of a packed row; without one, do as `sdpa` does.
+
+    A row counts as packed where `packed_layout` or `cu_seq_lens_q` comes with it. The arguments are those of every
+    attention function of transformers.
+
+    Args:
+        module: the attention layer.
+        query: [1, H, T, D] for a packed row.
+        key: [1, H or fewer, T, D].
+        value: [1, H or fewer, T, D].
+        attention_mask: unused for a packed row.
+        dropout: probability with which an attention weight is dropped.
+        scaling: of the scores; None is 1 / sqrt(D).
+        kwargs: `packed_layout`, where the sequences stand; `sliding_window`, of which a token sees itself and one less
+            before it; `is_causal`, not False for a packed row; and what else models send.
+
+    Returns:
+        [1, T, H, D], and no weights.
+
+    Raises:
+        NotImplementedError: the layer asks for what packed rows can't have.
+    """
+    layout: PackedLayout | None = kwargs.get("packed_layout")
+    if layout is None and kwargs.get("cu_seq_lens_q") is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    layout = layout or PackedLayout(kwargs["cu_seq_lens_q"].diff().tolist(), query.device)
+    _check_packed(module, query, key, layout, kwargs)
+    sliding_window: int | None = kwargs.get("sliding_window")
+    layout.windows.add(sliding_window)
+    query, key, value = _in_autocast(query, key, value)
+    if dropout == 0.0 and _varlen_fits(query, value):
+        return _attend_varlen(query, key, value, layout, scaling, sliding_window), None
+
+    def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        length = queries.shape[2]
+        banded = sliding_window is not None and sliding_window < length
+        mask = layout.band(length, sliding_window or 0) if banded else None
+        if mask is not None:  # kernels with a mask want as many keys as queries
+            keys, values = (_repeat_heads(x, queries.shape[1]) for x in (keys, values))
+        return scaled_dot_product_attention(
+            queries, keys, values, mask, dropout, is_causal=not banded, scale=scaling,
+            enable_gqa=keys.shape[1] != queries.shape[1],
+        )  # fmt: skip
+
+    if query.device.type == "cpu" and layout.tokens >= _SHORT * len(layout.lengths):
+        parts = zip(*(x.split(layout.lengths, dim=2) for x in (query, key, value)), strict=True)
+        return torch.cat([attend(*part).transpose(1, 2) for part in parts], dim=1), None
+    groups = layout.groups
+    parts = zip(*(groups.pad(x) for x in (query, key, value)), strict=True)
+    return groups.unpad([attend(*part) for part in parts]), None
+
+
+def _check_packed(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    layout: PackedLayout,
+    more: dict[str, Any],
+) -> None:
+    asked = more.get("is_causal")
+    causal = getattr(module, "is_causal", True) if asked is None else asked
+    extras = [name for name in ("softcap", "s_aux", "position_bias", "cache") if more.get(name) is not None]
+    if not causal or extras:
+        raise NotImplementedError(f"packed rows cannot have {', '.join(extras) or 'attention to what follows'}")
+    if query.shape[0] != 1 or not query.shape[2] == key.shape[2] == layout.tokens:
+        raise NotImplementedError(
+            f"packed rows come alone and without a cache: expected [1, H, {layout.tokens}, D], "
+            f"got {list(query.shape)} and {list(key.shape)}"
+        )
+
+
+def _in_autocast(*states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Cast to what autocast would have attention run in; queries and values may differ (rotary positions)."""
+    kind = states[0].device.type
+    if torch.is_autocast_enabled(kind):
+        return tuple(x.to(torch.get_autocast_dtype(kind)) for x in states)
+    return states
+
+
+def _repeat_heads(states: torch.Tensor, heads: int) -> torch.Tensor:
+    own = states.shape[1]
+    return states if own == heads else states.repeat_interleave(heads // own, dim=1)
+
+
+@lru_cache(maxsize=1)
+def _varlen() -> tuple[Callable[..., Any], frozenset[str]] | None:
+    """Return torch's attention over rows of unequal length and its options; None where it lacks what we need."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    options = frozenset(inspect.signature(varlen_attn).parameters)
+    return (varlen_attn, options) if options.issuperset(("scale", "window_size")) else None
+
+
+def _varlen_fits(query: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether torch's kernel takes these: half precision on CUDA (Ampere or later), heads of a width it knows."""
+    if query.device.type != "cuda" or query.dtype not in _HALF or query.shape[-1] != value.shape[-1]:
+        return False
+    if query.shape[-1] % 8 or query.shape[-1] > 256 or _varlen() is None:
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+def _attend_varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: PackedLayout,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    found = _varlen()
+    assert found is not None
+    attend, options = found
+    more: dict[str, Any] = {}
+    if key.shape[1] != query.shape[1]:
+        if "enable_gqa" in options:
+            more["enable_gqa"] = True
+        else:
+            key, value = (_repeat_heads(x, query.shape[1]) for x in (key, value))
+    longest = max(layout.lengths)
+    left = -1 if sliding_window is None or sliding_window >= longest else sliding_window - 1
+    row = (x[0].transpose(0, 1) for x in (query, key, value))
+    out: torch.Tensor = attend(
+        *row, layout.boundaries, layout.boundaries, longest, longest, scale=scaling, window_size=(left, 0), **more
+    )
+    return out[None]
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
+
+
+def enable_packing(model: PreTrainedModel) -> bool:
+    """Set a model up for packed rows, if its architecture can keep the sequences of a row apart.
+
+    What says no: attention that is not exchangeable or is set to `eager`, states carried along the row (Mamba, linear
+    attention), encoders, masks other than causal or sliding ones. What is left is tried out, where the weights are at
+    hand whole: two short sequences must come out of a packed row as they do alone, without anything random being
+    drawn. A model on the meta device or in shards is not tried; call this before.
+
+    Args:
+        model: a decoder with or without its head.
+
+    Returns:
+        Whether `packed_inputs` can be used; if not, the model is as it was.
+    """
+    before = _implementation(model)
+    if before == PACKED:
+        return True
+    if not _may_pack(model):
+        logger.info("%s cannot keep the sequences of a packed row apart; its rows are padded", type(model).__name__)
+        return False
+    if _keeps_apart_itself(before):
+        return True
+    reason = _reason_against(model) if _is_whole(model) else None
+    if reason is None:
+        model.set_attn_implementation(PACKED)
+        return True
+    model.set_attn_implementation(before)
+    logger.info("%s cannot take packed rows (%s); its rows are padded", type(model).__name__, reason)
+    return False
+
+
+def _implementation(model: PreTrainedModel) -> str:
+    return str(model.config.get_text_config()._attn_implementation)
+
+
+def _keeps_apart_itself(implementation: str) -> bool:
+    return "flash" in implementation or implementation == "flex_attention"
+
+
+def _may_pack(model: PreTrainedModel) -> bool:
+    """What the architecture says of itself."""
+    config = model.config.get_text_config()
+    implementation = _implementation(model)
+    able = getattr(model, "_supports_attention_backend", False) and model._can_set_attn_implementation()
+    causal = getattr(config, "is_causal", True) and not getattr(config, "use_bidirectional_attention", False)
+    carries = getattr(model, "_is_stateful", False) or getattr(config, "is_encoder_decoder", False)
+    other_layers = set(getattr(config, "layer_types", None) or ()) - _KINDS
+    other_masks = other_layers or getattr(config, "attention_chunk_size", None) or getattr(config, "alibi", False)
+    known = implementation == "sdpa" or _keeps_apart_itself(implementation)
+    return bool(able and causal and known and not carries and not other_masks)
+
+
+def _is_whole(model: PreTrainedModel) -> bool:
+    """Whether every weight is here, in full."""
+    return all(type(p) is torch.nn.Parameter and p.device.type != "meta" for p in model.parameters())
+
+
+def _reason_against(model: PreTrainedModel) -> str | None:
+    """Read two short sequences alone and in one packed row; say what is wrong, None if nothing is."""
+    table: Any = model.get_input_embeddings()
+    row = torch.arange(sum(_TRIED), device=model.device)[None] * 7919 % int(table.num_embeddings)
+    try:
+        with _at_rest(model):
+            alone = [model.base_model(input_ids=ids, use_cache=False)[0] for ids in row.split(_TRIED, dim=1)]
+            model.set_attn_implementation(PACKED)
+            inputs = packed_inputs(model, torch.tensor(_TRIED, device=model.device))
+            together = model.base_model(input_ids=row, use_cache=False, **inputs)[0]
+    except _REFUSALS as error:
+        return f"{type(error).__name__}: {error}"
+    if not _windows_told(model, inputs["packed_layout"]):
+        return "its layers do not say how they attend"
+    wanted = torch.cat(alone, dim=1)
+    off = float((together - wanted).abs().max() / wanted.abs().max())
+    return None if off <= _TOLERANCE.get(wanted.dtype, _HALF_TOLERANCE) else f"states differ by {off:.1e}"
+
+
+def _windows_told(model: PreTrainedModel, layout: PackedLayout) -> bool:
+    """Whether attention layers came to us, and asked for the sliding window where the configuration has one."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ("sliding_attention",))
+    return bool(layout.windows) and (window is None or not slides or window in layout.windows)
+
+
+@contextlib.contextmanager
+def _at_rest(model: PreTrainedModel) -> Iterator[None]:
+    """Run a block without dropout and gradients, and leave the model's modes and the random state as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = [model.device] if model.device.type == "cuda" else []
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,406 @@
+"""A generator that writes and asks, and an embedder that builds the sequence space: the pair as a torch module.
+
+Shapes: B rows, L tokens a row, S sequences of a packed row, H generator width, De embedder width, D = H width of the
+sequence space, N supervised tokens, R retrievals (`[Ret]` tokens) and P distinct passages of a batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cosup.attention import enable_packing, packed_inputs
+from cosup.data.padding import pad_right
+from cosup.errors import UsageError
+from cosup.losses.ntp import linear_ntp_loss_sum
+from cosup.model_folder import PairSettings
+from cosup.tokens import ControlTokenIds, TextEncoder, control_token_ids
+
+MIN_TEMPERATURE = 0.005
+
+
+@dataclass
+class PairOutput:
+    """What one forward pass of a batch gives.
+
+    Attributes:
+        ntp_sum: summed next-token loss, a float32 scalar, or None without labels.
+        tokens: supervised tokens N in it.
+        queries: [R, D] states at `[Ret]`, or None where retrieval is not trained.
+        passages: [P, D] embeddings, or None likewise.
+        log_temperature: scalar with its graph where the temperature is learnt, else None.
+    """
+
+    ntp_sum: torch.Tensor | None = None
+    tokens: int = 0
+    queries: torch.Tensor | None = None
+    passages: torch.Tensor | None = None
+    log_temperature: torch.Tensor | None = None
+
+
+class Pair(nn.Module):
+    """Generator + embedder (+ a bias-free projection on the embedder's side where the widths differ).
+
+    Args:
+        generator: a causal language model whose vocabulary has the control tokens.
+        embedder: the body of a decoder language model; the generator's own body makes a shared pair.
+        generator_tokenizer: the generator's tokenizer, with the control tokens.
+        embedder_tokenizer: the embedder's own tokenizer.
+        settings: how the pair is used.
+    """
+
+    log_temperature: nn.Parameter | None
+
+    accepts_loss_kwargs = True  # tells the Hugging Face Trainer that the loss is normalised over the global batch
+
+    def __init__(
+        self,
+        generator: PreTrainedModel,
+        embedder: PreTrainedModel,
+        generator_tokenizer: PreTrainedTokenizerBase,
+        embedder_tokenizer: PreTrainedTokenizerBase,
+        settings: PairSettings | None = None,
+    ) -> None:
+        super().__init__()
+        _check_logits(generator)
+        self.generator = generator
+        self.embedder = embedder
+        self.generator_tokenizer = generator_tokenizer
+        self.embedder_tokenizer = embedder_tokenizer
+        self.settings = settings or PairSettings()
+        self.control: ControlTokenIds = control_token_ids(generator_tokenizer)
+        self.passage_encoder = TextEncoder(embedder_tokenizer)
+        wide, narrow = generator.config.hidden_size, embedder.config.hidden_size
+        dtype = next((p.dtype for p in embedder.parameters() if p.requires_grad), embedder.dtype)
+        self.projection = None if wide == narrow else nn.Linear(narrow, wide, bias=False, dtype=dtype)
+        self.register_parameter("log_temperature", None)
+        self.embedder_frozen = False
+        #: Supervised positions whose logits are alive at a time; None suits it to the device.
+        self.ntp_chunk: int | None = None
+        self.fingerprint: str | None = None
+        #: Whether both models keep the sequences of a packed row apart.
+        self.can_pack: bool = all([enable_packing(generator), enable_packing(embedder)])
+        self._ties = [names for names in self.aliases() if len(names) > 1]
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """The device the generator is on."""
+        return self.generator.device
+
+    @property
+    def dimension(self) -> int:
+        """Width D of the sequence space."""
+        return int(self.generator.config.hidden_size)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the embedder is the generator's own body."""
+        return self.embedder is self.generator.base_model
+
+    @property
+    def temperature(self) -> float:
+        """The temperature in use, learnt or set. Of a sharded pair, a collective call."""
+        if self.log_temperature is None:
+            return self.settings.temperature
+        value: Any = self.log_temperature.detach()
+        return max(MIN_TEMPERATURE, math.exp(float(value.full_tensor() if hasattr(value, "full_tensor") else value)))
+
+    def configure(self, **changes: Any) -> None:
+        """Change settings (checked); used by the trainer to put its objective into the pair.
+
+        A temperature that is learnt starts anew from the one given.
+        """
+        self.settings = replace(self.settings, **changes)
+        if self.log_temperature is not None and "temperature" in changes:
+            self.log_temperature.data.fill_(math.log(self.settings.temperature))
+
+    def learn_temperature(self) -> None:
+        """Make the temperature a parameter, starting from the settings'; it never falls below `MIN_TEMPERATURE`."""
+        if self.settings.temperature < MIN_TEMPERATURE:
+            raise UsageError(f"temperature is {self.settings.temperature}; learnt, it starts from {MIN_TEMPERATURE} up")
+        start = torch.tensor([math.log(self.settings.temperature)], device=self.device)
+        self.log_temperature = nn.Parameter(start)  # one element, not a scalar, which FSDP2 cannot shard
+
+    def freeze_embedder(self) -> None:
+        """Train the embedder no more (its projection is): no gradient, no dropout.
+
+        Raises:
+            UsageError: the embedder is the generator's own body.
+        """
+        if self.shared:
+            raise UsageError("a shared embedder cannot be frozen: it is the generator")
+        self.embedder_frozen = True
+        self.embedder.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Put the pair into training mode; a frozen embedder stays out of it."""
+        super().train(mode)
+        if self.embedder_frozen:
+            self.embedder.eval()
+        return self
+
+    # -- running it ------------------------------------------------------------------------------------------------
+
+    def forward(  # noqa: PLR0913 - the names of a batch's tensors
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        lengths: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        ret_rows: torch.Tensor | None = None,
+        ret_columns: torch.Tensor | None = None,
+        passage_input_ids: torch.Tensor | None = None,
+        passage_attention_mask: torch.Tensor | None = None,
+        passage_lengths: torch.Tensor | None = None,
+        passage_vectors: torch.Tensor | None = None,
+    ) -> PairOutput:
+        """Run a batch through both models.
+
+        Every parameter that the outputs could have used takes part in their graph, with weight zero where this batch
+        has nothing for it: so a device without `[Ret]` or without supervised tokens keeps step with the others.
+
+        Args:
+            input_ids: [B, L] generator tokens; None embeds passages alone.
+            attention_mask: [B, L] 1 on real tokens.
+            lengths: [S] lengths of the sequences that lie one after another in the one row, in place of a mask.
+            labels: [B, L] targets, -100 where unsupervised; label i is predicted at i-1. None skips the head.
+            ret_rows: [R] row of each `[Ret]`. None skips retrieval.
+            ret_columns: [R] its column.
+            passage_input_ids: embedder tokens, padded [P, Lp] or packed [1, sum of lengths].
+            passage_attention_mask: [P, Lp] 1 on real tokens.
+            passage_lengths: [P] lengths of the packed passages.
+            passage_vectors: [P, De] what `pooled` gives, in place of passage tokens.
+        """
+        output = PairOutput(log_temperature=self._log_temperature())
+        if input_ids is not None:
+            states_BLH = self.hidden_states(input_ids, attention_mask, lengths)
+            if labels is not None:
+                output.ntp_sum, output.tokens = self._ntp(states_BLH, labels)
+            if ret_rows is not None:
+                output.queries = self.to_query(states_BLH[ret_rows, ret_columns])
+        if input_ids is None or ret_rows is not None:
+            if passage_vectors is None and passage_input_ids is not None:
+                passage_vectors = self.pooled(passage_input_ids, passage_attention_mask, passage_lengths)
+            output.passages = None if passage_vectors is None else self.project(passage_vectors)
+        if torch.is_grad_enabled():
+            self._bind(output)
+        return output
+
+    def _ntp(self, states_BLH: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+        supervised_BL = labels[:, 1:] != -100
+        targets_N = labels[:, 1:][supervised_BL]
+        head: Any = self.generator.get_output_embeddings()
+        states_NH = states_BLH[:, :-1][supervised_BL]
+        return linear_ntp_loss_sum(states_NH, head.weight, head.bias, targets_N, self.ntp_chunk), len(targets_N)
+
+    def _bind(self, output: PairOutput) -> None:
+        """Put into the first output's graph, with weight zero, what the loss over the outputs may leave out."""
+        loose = [output.passages, output.log_temperature]
+        if output.ntp_sum is not None:
+            output.ntp_sum = output.ntp_sum + _zero([output.queries, *loose])
+        elif output.queries is not None:
+            head: Any = self.generator.get_output_embeddings()
+            inputs: Any = self.generator.get_input_embeddings()
+            own = [p for p in head.parameters() if p.requires_grad and not any(p is q for q in inputs.parameters())]
+            output.queries = output.queries + _zero([*loose, *own])
+
+    def _log_temperature(self) -> torch.Tensor | None:
+        if self.log_temperature is None:
+            return None
+        bounded: torch.Tensor = _AtLeast.apply(self.log_temperature, math.log(MIN_TEMPERATURE))  # type: ignore[no-untyped-call]
+        return bounded.sum()  # of one; not a view, over which FSDP2 warns
+
+    def hidden_states(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        lengths: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the generator's last hidden states, after its final norm: [B, L, H]."""
+        return self._run(cast(PreTrainedModel, self.generator.base_model), input_ids, attention_mask, lengths)
+
+    def to_query(self, states: torch.Tensor) -> torch.Tensor:
+        """Turn hidden states at `[Ret]` [R, H] into float32 queries [R, D] (unit length for cosine)."""
+        return self._in_space(states)
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        lengths: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Embed passages: the embedder's last hidden state at the last real token (paper, section 3).
+
+        Padding may stand on either side; neither it nor the neighbours in a packed row change the result.
+
+        Args:
+            input_ids: embedder tokens, padded [P, Lp] or packed [1, sum of lengths].
+            attention_mask: [P, Lp] 1 on real tokens, at least one a row.
+            lengths: [P] lengths of the packed passages.
+
+        Returns:
+            [P, D] float32 (unit length for cosine).
+        """
+        if input_ids.shape[0] == 0:
+            return torch.zeros(0, self.dimension, device=input_ids.device)
+        return self.project(self.pooled(input_ids, attention_mask, lengths))
+
+    def pooled(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        lengths: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the embedder's own states [P, De] that `project` turns into embeddings; arguments as for `embed`."""
+        with torch.no_grad() if self.embedder_frozen else contextlib.nullcontext():
+            states = self._run(self.embedder, input_ids, attention_mask, lengths)
+            if lengths is not None:
+                return states[0, lengths.cumsum(dim=0) - 1]
+            if attention_mask is None:
+                return states[:, -1]
+            columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+            last = (attention_mask * columns).argmax(dim=1)
+            return states[torch.arange(len(last), device=last.device), last]
+
+    def project(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Turn the embedder's states [P, De] into float32 embeddings [P, D] (unit length for cosine)."""
+        if self.projection is None:
+            return self._in_space(pooled)
+        return self._in_space(self.projection(pooled.to(self.projection.weight.dtype)))
+
+    def _in_space(self, vectors: torch.Tensor) -> torch.Tensor:
+        vectors = vectors.float()
+        return normalize(vectors, dim=-1) if self.settings.similarity == "cosine" else vectors
+
+    def _run(
+        self, body: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor | None, lengths: torch.Tensor | None
+    ) -> torch.Tensor:
+        if lengths is not None:
+            inputs = packed_inputs(body, lengths)
+        else:
+            mask = torch.ones_like(input_ids) if mask is None else mask
+            inputs = {"attention_mask": mask, "position_ids": positions_of(mask)}
+        last: torch.Tensor = body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+        return last
+
+    def encode_passage(self, text: str) -> list[int]:
+        """Return the embedder's token ids of a passage's rendered text, cut to `max_passage_length`."""
+        return self.passage_encoder.encode_with_template(text, self.settings.max_passage_length)
+
+    @torch.inference_mode()
+    def embed_ids(self, batch: list[list[int]]) -> torch.Tensor:
+        """Embed token id lists of unequal length: [len(batch), D] float32, on the CPU."""
+        ids, mask = pad_right(batch, int(self.embedder_tokenizer.pad_token_id))
+        return self.embed(ids.to(self.device), mask.to(self.device)).cpu()
+
+    # -- what Trainer and accelerate ask of a model ----------------------------------------------------------------
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Class names of both models' decoder layers: what FSDP wraps."""
+        both = (self.generator, self.embedder)
+        return sorted({name for model in both for name in model._no_split_modules or ()})
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **more: Any
+    ) -> None:
+        """Keep one state a layer and compute the rest again in the backward pass, in both models."""
+        options = {"use_reentrant": False} | (activation_checkpointing_kwargs or {})
+        for model in self._trees():
+            if hasattr(model, "activation_checkpointing_enable"):
+                model.activation_checkpointing_enable(options, **more)
+            else:
+                model.gradient_checkpointing_enable(options)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **more: Any
+    ) -> None:
+        """Do what `activation_checkpointing_enable` does, by its older name."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **more)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keep all states again."""
+        for model in self._trees():
+            newer = getattr(model, "activation_checkpointing_disable", None)
+            (newer or model.gradient_checkpointing_disable)()
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep all states again."""
+        self.activation_checkpointing_disable()
+
+    def _trees(self) -> list[Any]:
+        return [self.generator] if self.shared else [self.generator, self.embedder]
+
+    def aliases(self) -> list[list[str]]:
+        """Names of the parameters, those of one and the same parameter together."""
+        groups: dict[int, list[str]] = {}
+        for name, p in self.named_parameters(remove_duplicate=False):
+            groups.setdefault(id(p), []).append(name)
+        return list(groups.values())
+
+    def tie_weights(self) -> None:
+        """Make one again of the parameters that were one when the pair was made (after a move that split them)."""
+        for first, *others in self._ties:
+            for name in others:
+                parent, _, leaf = name.rpartition(".")
+                setattr(self.get_submodule(parent), leaf, self.get_parameter(first))
+
+    def unshare_layers(self) -> None:
+        """Give the embedder's layers their own copy of a base that two adapters share.
+
+        FSDP2 shards each model's layers by themselves and takes no parameter twice: call this before.
+        """
+        if self.shared:
+            return
+        own, wrapped = {id(p) for p in self.generator.parameters()}, set(self._no_split_modules)
+        layers = [m for m in self.embedder.modules() if type(m).__name__ in wrapped]
+        for module in (m for layer in layers for m in layer.modules()):
+            for leaf, p in module._parameters.items():
+                if p is not None and id(p) in own:
+                    setattr(module, leaf, nn.Parameter(p.detach().clone(), p.requires_grad))
+        self._ties = [names for names in self.aliases() if len(names) > 1]
+
+
+def _check_logits(generator: PreTrainedModel) -> None:
+    """Refuse a generator whose logits are not what its head gives: the NTP loss is computed from the head."""
+    changes = {"logits_scaling": 1.0, "logit_scale": 1.0, "final_logit_softcapping": None}
+    for name, neutral in changes.items():
+        value = getattr(generator.config, name, None)
+        if value not in (None, neutral):
+            kind = type(generator).__name__
+            raise UsageError(f"{kind} changes its logits after the head ({name} {value}); cosup cannot train it")
+
+
+class _AtLeast(torch.autograd.Function):
+    """`max(value, bound)`, through which a gradient that would raise the value passes even below the bound."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, bound: float) -> torch.Tensor:
+        ctx.save_for_backward(value <= bound)
+        return value.clamp_min(bound)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (at_bound,) = ctx.saved_tensors
+        return gradient.masked_fill(at_bound & (gradient > 0), 0.0), None
+
+
+def _zero(tensors: Iterable[torch.Tensor | None]) -> torch.Tensor | float:
+    """Return 0 with a graph to each tensor."""
+    return sum((0.0 * t.sum() for t in tensors if t is not None and t.requires_grad), start=0.0)
+
+
+def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return position ids [B, L] that count real tokens from 0, whichever side the padding is on."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp_min(0)
