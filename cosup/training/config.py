@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -15,25 +15,41 @@ from cosup.modeling import SIMILARITIES
 SUPERVISIONS = ("ntp+nsp", "ntp", "nsp")
 ORDERS = ("random", "group_by_length")
 
+GATHERS = ("full", "own")
+
 # What `TrainingArguments` has and this trainer would ignore or break on.
 UNSUPPORTED = (
-    "activation_checkpointing",
-    "gradient_checkpointing",
     "label_smoothing_factor",
     "neftune_noise_alpha",
     "use_liger_kernel",
-    "fsdp",
     "deepspeed",
+    "push_to_hub",
+    "torch_empty_cache_steps",
+    "auto_find_batch_size",
+)
+_OPTIONAL = (
+    "embedder_learning_rate",
+    "muon_learning_rate",
+    "micro_batch_tokens",
+    "nsp_batch_size",
+    "ntp_chunk_tokens",
 )
 _AT_LEAST = {
     "nsp_weight": 0,
     "temperature": 0,
     "learning_rate": 0,
     "embedder_learning_rate": 0,
+    "lr_epoch_decay": 0,
     "muon_learning_rate": 0,
     "num_train_epochs": 0,
     "same_title_examples": 1,
     "recall_batch_tokens": 1,
+    "micro_batch_tokens": 1,
+    "nsp_batch_size": 2,
+    "ntp_chunk_tokens": 1,
+    "hard_negatives": 0,
+    "hard_negatives_depth": 1,
+    "hard_negatives_every": 1,
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
@@ -49,30 +65,52 @@ PRESETS: dict[str, dict[str, Any]] = {
         "nsp_weight": 0.01,
         "supervise_passages": True,
         "mask_same_passage": False,
+        "gather": "own",
     },
 }
 
 
 @dataclass
 class CoSupervisionConfig(TrainingArguments):
-    """`TrainingArguments` plus the co-supervision objective, for one process and one device.
+    """`TrainingArguments` plus the co-supervision objective.
 
-    Gradient clipping (`max_grad_norm`) covers both models. Both losses are averaged over the global batch, whatever
-    `gradient_accumulation_steps` says; with accumulation, in-batch negatives come from the whole step (GradCache).
+    A step is `per_device_train_batch_size x gradient_accumulation_steps` examples on every device. It is cut into packs
+    of at most `micro_batch_tokens` tokens, each run by itself; the result does not depend on the cut: both losses are
+    averaged over the global batch, and in-batch negatives come from the whole step on all devices (GradCache where
+    there are several packs). Gradient clipping (`max_grad_norm`) covers both models.
 
     Args:
         supervision: `ntp+nsp`, `ntp` (writing only) or `nsp` (retrieving only).
         nsp_weight: lambda in `L = L_NTP + lambda * L_NSP` (paper, section 3.3; the paper uses 0.01).
         similarity: `cosine` or `inner_product` (the paper's).
         temperature: divides the similarity in the NSP loss (the paper has none: 1.0).
+        learn_temperature: whether the temperature is learnt, from `temperature` on.
+        symmetric_nsp: whether the passages also have to pick their queries; the loss is the mean of both directions.
         supervise_passages: whether NTP also learns the spliced passages (the paper does).
-        mask_same_passage: whether the same passage twice in a batch is kept from being its own negative.
+        mask_same_passage: whether the same passage twice in a step is kept from being its own negative.
+        mask_same_answer: whether the passage of another example with the same final answer is no negative.
+        gather: `full` sends gradients to the passages of other devices, `own` (the paper's) does not; a passage that
+            another device has brought first then gets none here.
+        packing: whether sequences stand one after another in one row without padding, where both models allow it.
+        micro_batch_tokens: generator or embedder tokens of a pack at most; None makes one pack of a loader's batch.
+        grad_cache: False contrasts each pack by itself (with the packs that other devices run at the time).
+        nsp_batch_size: examples contrasted in a step over all devices; above the step's own, others are drawn from the
+            training data for retrieval alone (no NTP). None takes the step's own.
+        ntp_chunk_tokens: supervised positions whose logits are alive at a time; None suits it to the device.
+        hard_negatives: passages mined for each `[Ret]` from an index of the present embedder; 0 mines none.
+        hard_negatives_depth: how far down the ranking they are drawn from.
+        hard_negatives_every: epochs between two minings.
+        freeze_embedder: whether the embedder stays as it is; its passage vectors are then computed once, but for
+            examples that are streamed.
         embedder_learning_rate: the embedder's and projection's learning rate; None takes `learning_rate`.
         muon_learning_rate: learning rate of Muon for the generator's hidden matrices, in the scale of AdamW's; the rest
             keeps `optim`. None does not use Muon.
         same_title_examples: how many examples whose first passages share a title stand together in a batch, as hard
             negatives for one another; 1 does not group.
-        recall_batch_tokens: padded tokens a batch when passages are embedded for held-out recall.
+        lr_epoch_decay: factor on all learning rates after each epoch (the paper's 0.85), on top of the schedule.
+        save_adapters: of LoRA, whether the model folder at the end holds adapters beside their base's name, in place of
+            merged weights.
+        recall_batch_tokens: tokens a batch when passages are embedded for held-out recall.
     """
 
     output_dir: str | None = field(default="runs/train")
@@ -82,12 +120,31 @@ class CoSupervisionConfig(TrainingArguments):
     temperature: float = field(default=0.05)
     supervise_passages: bool = field(default=False)
     mask_same_passage: bool = field(default=True)
+    mask_same_answer: bool = field(default=False)
+    learn_temperature: bool = field(default=False)
+    symmetric_nsp: bool = field(default=False)
+    gather: str = field(default="full")
+    packing: bool = field(default=True)
+    micro_batch_tokens: int | None = field(default=None)
+    grad_cache: bool = field(default=True)
+    nsp_batch_size: int | None = field(default=None)
+    ntp_chunk_tokens: int | None = field(default=None)
+    hard_negatives: int = field(default=0)
+    hard_negatives_depth: int = field(default=50)
+    hard_negatives_every: int = field(default=1)
+    freeze_embedder: bool = field(default=False)
     embedder_learning_rate: float | None = field(default=None)
     muon_learning_rate: float | None = field(default=None)
     same_title_examples: int = field(default=1)
+    lr_epoch_decay: float = field(default=1.0)
+    save_adapters: bool = field(default=False)
     recall_batch_tokens: int = field(default=8192)
     remove_unused_columns: bool = field(default=False)
     report_to: str | list[str] | None = field(default="none")
+    logging_nan_inf_filter: bool = field(default=False)
+    activation_checkpointing: bool | None = field(default=None)
+    ddp_find_unused_parameters: bool | None = field(default=False)
+    ddp_broadcast_buffers: bool | None = field(default=False)
 
     def __post_init__(self) -> None:
         """Check the objective, then what `TrainingArguments` checks.
@@ -97,6 +154,7 @@ class CoSupervisionConfig(TrainingArguments):
         """
         _check_choice("supervision", self.supervision, SUPERVISIONS)
         _check_choice("similarity", self.similarity, SIMILARITIES)
+        _check_choice("gather", self.gather, GATHERS)
         _check_choice("train_sampling_strategy", self.train_sampling_strategy, ORDERS)
         _check_numbers({name: getattr(self, name) for name in _AT_LEAST})
         for name in UNSUPPORTED:
@@ -104,9 +162,20 @@ class CoSupervisionConfig(TrainingArguments):
                 raise UsageError(f"{name} is {getattr(self, name)!r}; cosup cannot train with it, leave it out")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments takes bf16 on a CPU only where the CPU is asked for
+        self._name_checkpointing()
         super().__post_init__()  # type: ignore[no-untyped-call]
-        if self.world_size > 1:
-            raise UsageError(f"started as {self.world_size} processes; cosup trains in one")
+        if self.nsp_batch_size is not None and not self.grad_cache:
+            raise UsageError("nsp_batch_size needs grad_cache; leave out one of them")
+        if self.muon_learning_rate is not None and self.fsdp:
+            raise UsageError("muon_learning_rate needs whole matrices; it cannot be used with fsdp")
+
+    def _name_checkpointing(self) -> None:
+        """Take either name of activation checkpointing; transformers changed it between 5.17 and 5.23."""
+        wanted = self.activation_checkpointing or self.gradient_checkpointing
+        if any(f.name == "activation_checkpointing" for f in fields(TrainingArguments)):
+            self.activation_checkpointing, self.gradient_checkpointing = wanted, None
+        else:
+            self.gradient_checkpointing = bool(wanted)
 
     @property
     def n_gpu(self) -> int:
@@ -132,7 +201,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _check_numbers(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        if value is None and name in ("embedder_learning_rate", "muon_learning_rate"):
+        if value is None and name in _OPTIONAL:
             continue
         least = _AT_LEAST[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:

@@ -1,6 +1,6 @@
 """Recipes: one YAML file that says everything about a training run.
 
-Top-level keys: `generator`, `embedder`, `supervision`, `data`, `objective`, `training`.
+Top-level keys: `generator`, `embedder`, `adapters`, `supervision`, `data`, `objective`, `training`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,28 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
+from cosup.adapters import LoraSettings
 from cosup.data.encoding import PROMPT
 from cosup.data.templates import TEMPLATES
 from cosup.errors import InputError, UsageError, did_you_mean
 
-TOP_KEYS = ("generator", "embedder", "supervision", "data", "objective", "training")
-OBJECTIVE_KEYS = ("preset", "similarity", "temperature", "nsp_weight", "supervise_passages", "mask_same_passage")
+TOP_KEYS = ("generator", "embedder", "adapters", "supervision", "data", "objective", "training")
+OBJECTIVE_KEYS = (
+    "preset",
+    "similarity",
+    "temperature",
+    "learn_temperature",
+    "nsp_weight",
+    "symmetric_nsp",
+    "supervise_passages",
+    "mask_same_passage",
+    "mask_same_answer",
+    "gather",
+    "nsp_batch_size",
+    "hard_negatives",
+    "hard_negatives_depth",
+    "hard_negatives_every",
+)
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -37,6 +53,9 @@ class DataSettings:
         prompt: prompt format.
         max_length: tokens of a sequence.
         max_passage_length: tokens of a passage.
+        streaming: whether examples are read while training goes on, in place of being held in memory, and passages
+            looked up on disk.
+        shuffle_buffer: records that are shuffled together where examples are streamed.
     """
 
     passages: tuple[str, ...] = ()
@@ -49,6 +68,8 @@ class DataSettings:
     prompt: str = PROMPT
     max_length: int = 1024
     max_passage_length: int = 256
+    streaming: bool = False
+    shuffle_buffer: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,7 @@ class Recipe:
     objective: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
+    adapters: LoraSettings | None = None
 
     def config(self, **more: Any) -> Any:
         """Return the run's `CoSupervisionConfig`: the preset, then the objective's own keys, then `training`.
@@ -137,6 +159,8 @@ def parse_recipe(record: Mapping[str, Any], where: str = "recipe") -> Recipe:
     for name in ("generator", "embedder"):
         if not isinstance(record[name], str):
             raise UsageError(f"{where}: '{name}' is {record[name]!r}; expected a hub id, a folder or a .gguf file")
+    if record["generator"] == "shared":
+        raise UsageError(f"{where}: generator is 'shared'; only the embedder can share the other's weights")
     return Recipe(
         record["generator"],
         record["embedder"],
@@ -145,7 +169,21 @@ def parse_recipe(record: Mapping[str, Any], where: str = "recipe") -> Recipe:
         parts["objective"],
         parts["training"],
         record,
+        _adapters(record.get("adapters"), where),
     )
+
+
+def _adapters(value: Any, where: str) -> LoraSettings | None:
+    """Read `adapters: lora`, or a mapping of LoRA's settings."""
+    if value is None or value == "lora":
+        return None if value is None else LoraSettings()
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where}: adapters is {value!r}; expected 'lora' or a mapping of r, alpha, dropout, ..")
+    _check_keys(value, tuple(f.name for f in fields(LoraSettings)), where, "adapters.")
+    try:
+        return LoraSettings(**value)
+    except (UsageError, TypeError) as error:
+        raise UsageError(f"{where}: adapters: {error}") from error
 
 
 def known_keys() -> dict[str, tuple[str, ...]]:
@@ -169,21 +207,27 @@ def _data(record: Mapping[str, Any], where: str) -> DataSettings:
             raise UsageError(f"{where}: data.{name} is {value!r}; expected a path or a list of paths")
         values[name] = tuple(items)
     settings = DataSettings(**values)
+    _check_data(settings, values, where)
+    if not settings.passages:
+        raise UsageError(f"{where}: data.passages is missing; name the file or folder of the passages")
+    if bool(settings.questions) == bool(settings.examples):
+        raise UsageError(f"{where}: data needs either 'questions' or 'examples'")
+    return settings
+
+
+def _check_data(settings: DataSettings, values: Mapping[str, Any], where: str) -> None:
     for name in ("template", "prompt"):
         if not isinstance(getattr(settings, name), str):
             raise UsageError(f"{where}: data.{name} is {values[name]!r}; expected text")
     if settings.template not in TEMPLATES:
         hint = did_you_mean(settings.template, TEMPLATES)
         raise UsageError(f"{where}: data.template is '{settings.template}'{hint}; there are {', '.join(TEMPLATES)}")
-    for name in ("max_eval_examples", "max_length", "max_passage_length"):
+    if not isinstance(settings.streaming, bool):
+        raise UsageError(f"{where}: data.streaming is {settings.streaming!r}; expected true or false")
+    for name in ("max_eval_examples", "max_length", "max_passage_length", "shuffle_buffer"):
         value = getattr(settings, name)
         if (type(value) is not int or value < 1) and not (value is None and name == "max_eval_examples"):
             raise UsageError(f"{where}: data.{name} is {value!r}; expected a whole number of at least 1")
-    if not settings.passages:
-        raise UsageError(f"{where}: data.passages is missing; name the file or folder of the passages")
-    if bool(settings.questions) == bool(settings.examples):
-        raise UsageError(f"{where}: data needs either 'questions' or 'examples'")
-    return settings
 
 
 def _override(record: dict[str, Any], key: str, value: str) -> None:

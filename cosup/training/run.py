@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import yaml
-from transformers import TrainerState
+from transformers import TrainerState, set_seed
 
 from cosup.data.reading import check_references, line_of, read_all, read_examples, read_passages, read_questions
+from cosup.data.store import PassageStore
+from cosup.data.stream import StreamedExamples, StreamOrder, told_plainly
 from cosup.data.templates import question_to_example
-from cosup.errors import InputError, UsageError
+from cosup.errors import CosupError, InputError, UsageError
 from cosup.modeling import CoSupervisedModel, PairSettings
 from cosup.records import Example, Passage, Question
+from cosup.training.config import CoSupervisionConfig
+from cosup.training.curves import draw_curves
+from cosup.training.processes import barrier, gather_objects, rank, world_size
 from cosup.training.progress import Report, report_to
 from cosup.training.recipe import DataSettings, Recipe
-from cosup.training.trainer import CoSupervisionTrainer, last_complete_checkpoint
+from cosup.training.saving import last_complete_checkpoint, remove_drafts, whole_folder
+from cosup.training.trainer import CoSupervisionTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -41,33 +48,58 @@ def train(recipe: Recipe, progress: Report | None = None) -> Path:
         InputError: the data cannot be used.
     """
     config = recipe.config()
-    folder = Path(config.output_dir)
-    if (folder / "model" / "cosup.json").is_file() and _same_recipe(folder, recipe):
-        logger.warning("%s is finished already; delete the folder to train again", folder)
+    try:
+        return _run(recipe, config, progress)
+    except CosupError as error:
+        raise told_plainly(error) from None
+    except RuntimeError as error:
+        if world_size() > 1 and (lost := _lost_process(error)):
+            raise CosupError(f"process {rank()} of the run lost another one ({lost}); the run stops") from error
+        raise
+
+
+def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None) -> Path:
+    folder = Path(str(config.output_dir))
+    finished = (folder / "model" / "cosup.json").is_file() and _same_recipe(folder, recipe)
+    if gather_objects(finished)[0]:  # the first process decides: the others may see the folder otherwise
+        if config.should_save:
+            logger.warning("%s is finished already; delete the folder to train again", folder)
         return folder / "model"
-    passages = read_all(read_passages, recipe.data.passages)
-    train_examples, eval_examples = load_examples(recipe.data, passages)
     _check_folder(folder, recipe)
-    model = CoSupervisedModel.from_base(recipe.generator, recipe.embedder, pair_settings(recipe, config))
-    _claim(folder, recipe)
-    wanted = {i for e in eval_examples for i in e.passage_ids}
-    trainer = CoSupervisionTrainer(
-        model,
-        config,
-        train_examples,
-        passages,
-        eval_examples or None,
-        [p for p in passages if p.id in wanted],
+    data = load_data(recipe.data, config)
+    set_seed(config.seed)  # new rows and adapters are drawn at random
+    model = CoSupervisedModel.from_base(
+        recipe.generator,
+        recipe.embedder,
+        pair_settings(recipe, config),
+        adapters=recipe.adapters,
+        freeze_embedder=config.freeze_embedder,
+        learn_temperature=config.learn_temperature,
+        dtype=torch.bfloat16 if recipe.adapters and config.bf16 else torch.float32,
     )
+    barrier()
+    if config.should_save:
+        _claim(folder, recipe)
+    trainer = CoSupervisionTrainer(model, config, data.examples, data.passages, data.held_out or None)
     if progress is not None:
-        report_to(trainer, progress)
-    metrics = _train(trainer, last_complete_checkpoint(folder))
-    if eval_examples:
+        report_to(trainer, progress if config.should_save else _silent)
+    metrics = _train(trainer, gather_objects(last_complete_checkpoint(folder))[0])
+    if data.held_out:
         metrics |= trainer.evaluate()
-    (folder / "metrics.json").write_text(
-        json.dumps({"metrics": metrics, "log": trainer.state.log_history}, indent=2) + "\n", encoding="utf-8"
-    )
-    return save_whole(model, folder / "model")
+    return _finish(trainer, metrics, folder)
+
+
+def _finish(trainer: CoSupervisionTrainer, metrics: dict[str, Any], folder: Path) -> Path:
+    """Write figures, curve and model; every process takes part where the model is sharded."""
+    state = trainer.unsharded_state()
+    if trainer.args.should_save:
+        log = trainer.state.log_history
+        record = {"metrics": metrics, "log": log}
+        (folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        draw_curves(log, folder / "curves.png")
+        save_whole(trainer.model, folder / "model", state, "adapters" if trainer.args.save_adapters else "merge")
+    barrier()
+    return folder / "model"
 
 
 def _train(trainer: CoSupervisionTrainer, checkpoint: Path | None) -> dict[str, Any]:
@@ -75,9 +107,12 @@ def _train(trainer: CoSupervisionTrainer, checkpoint: Path | None) -> dict[str, 
 
     There `Trainer` itself would go on for one more step.
     """
+    if trainer.args.should_save:
+        remove_drafts(Path(str(trainer.args.output_dir)))
     if checkpoint is None:
         return dict(trainer.train().metrics)
-    logger.warning("going on from %s", checkpoint)
+    if trainer.args.should_save:
+        logger.warning("going on from %s", checkpoint)
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     if state.global_step < state.max_steps:
         return dict(trainer.train(resume_from_checkpoint=str(checkpoint)).metrics)
@@ -85,6 +120,17 @@ def _train(trainer: CoSupervisionTrainer, checkpoint: Path | None) -> dict[str, 
     best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     trainer.model.load_weights(best or checkpoint)
     return {}
+
+
+def _silent(done: int, total: int, note: str) -> None:
+    """Tell nobody: only one process of a run reports."""
+
+
+def _lost_process(error: BaseException) -> str | None:
+    """Return what an error says where it means that another process of the run is gone."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timeout")
+    return text[:200] if any(sign.lower() in text.lower() for sign in signs) else None
 
 
 def pair_settings(recipe: Recipe, config: Any) -> PairSettings:
@@ -100,18 +146,27 @@ def pair_settings(recipe: Recipe, config: Any) -> PairSettings:
     )
 
 
-def save_whole(model: CoSupervisedModel, folder: Path) -> Path:
+def save_whole(
+    model: CoSupervisedModel,
+    folder: Path,
+    state_dict: dict[str, Any] | None = None,
+    adapters: Literal["merge", "adapters"] = "merge",
+) -> Path:
     """Write a model folder so that it is there whole or not at all; an older model folder is replaced.
+
+    Args:
+        model: the pair.
+        folder: where to.
+        state_dict: its weights, unsharded, where the model holds a share of them.
+        adapters: see `CoSupervisedModel.save_pretrained`.
 
     Raises:
         UsageError: the folder holds something else.
+        CosupError: the disk is full.
     """
     check_model_target(folder)
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(draft)
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    with whole_folder(folder, listed=False) as draft:
+        model.save_pretrained(draft, state_dict=state_dict, adapters=adapters)
     return folder
 
 
@@ -129,29 +184,71 @@ def check_model_target(folder: Path) -> None:
         raise UsageError(f"cannot write a model to {folder}: something else is there; move it or choose another folder")
 
 
-def load_examples(data: DataSettings, passages: Sequence[Passage]) -> tuple[list[Example], list[Example]]:
-    """Read or make the training and the held-out examples of a recipe; every passage id is checked."""
-    by_id = {p.id: p for p in passages}
-    held_out = _examples(data.eval_questions, data.eval_examples, data.template, by_id)
-    return _examples(data.questions, data.examples, data.template, by_id), held_out[: data.max_eval_examples]
+@dataclass(frozen=True)
+class RunData:
+    """What a recipe trains on.
+
+    Attributes:
+        examples: in memory, or streamed.
+        held_out: held-out examples, in memory.
+        passages: by id, in memory or on disk.
+    """
+
+    examples: Sequence[Example] | StreamedExamples
+    held_out: Sequence[Example]
+    passages: Mapping[str, Passage]
+
+
+def load_data(data: DataSettings, config: CoSupervisionConfig) -> RunData:
+    """Read or make the training and the held-out examples of a recipe; every passage id is checked.
+
+    With `data.streaming`, passages go to a store in the run folder and training examples are read as they are needed
+    (and checked then).
+    """
+    passages = _stored(data, Path(str(config.output_dir))) if data.streaming else _in_memory(data)
+    held_out = _examples(data.eval_questions, data.eval_examples, data.template, passages)[: data.max_eval_examples]
+    if not data.streaming:
+        return RunData(_examples(data.questions, data.examples, data.template, passages), held_out, passages)
+    seed = config.seed if config.data_seed is None else config.data_seed
+    order = StreamOrder(
+        seed, data.shuffle_buffer, config.per_device_train_batch_size, rank(), world_size(), repeat=config.max_steps > 0
+    )
+    template = data.template if data.questions else None
+    stream = StreamedExamples([*data.questions, *data.examples], passages, order, template)
+    if stream.count() is None and config.max_steps <= 0:
+        raise UsageError("how many examples stream from the hub is not known; set max_steps")
+    return RunData(stream, held_out, passages)
+
+
+def _in_memory(data: DataSettings) -> Mapping[str, Passage]:
+    return {p.id: p for p in read_all(read_passages, data.passages)}
+
+
+def _stored(data: DataSettings, folder: Path) -> PassageStore:
+    """Open the run's passage store; the first process makes it where it is not there or the sources have changed."""
+    place = folder / "passages"
+    if rank() == 0:
+        PassageStore.build(data.passages, place)
+    barrier()
+    return PassageStore(place)
 
 
 def _examples(
-    questions: Sequence[str], examples: Sequence[str], template: str, passages: dict[str, Passage]
+    questions: Sequence[str], examples: Sequence[str], template: str, passages: Mapping[str, Passage]
 ) -> list[Example]:
     found: list[Example] = []
     for path in examples:
         batch = read_examples(path)
-        check_references(batch, passages.values(), path)
+        check_references(batch, passages, path)
         found += batch
     for path in questions:
         asked = read_questions(path)
-        check_references(asked, passages.values(), path)
+        check_references(asked, passages, path)
         found += [_example(q, passages, template, path) for q in asked]
     return found
 
 
-def _example(question: Question, passages: dict[str, Passage], template: str, path: str) -> Example:
+def _example(question: Question, passages: Mapping[str, Passage], template: str, path: str) -> Example:
     try:
         return question_to_example(question, passages, template)
     except InputError as error:

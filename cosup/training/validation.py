@@ -1,29 +1,24 @@
-"""Evaluation during training: both losses, in-batch accuracy, and recall over a pool of held-out passages."""
+"""Evaluation during training: both losses, in-batch accuracy, and recall over a pool of held-out passages.
+
+Shapes: R retrievals, N passages of the pool, D dimensions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from cosup.index.embed import batches_by_length
 from cosup.losses.nsp import info_nce
-from cosup.losses.ntp import ntp_loss_sum
 from cosup.modeling import CoSupervisedModel
+from cosup.training.processes import gather_objects, sum_over
+from cosup.training.sweep import embed_lists
 
 RECALL_AT = (1, 10)
-
-
-@dataclass
-class _Sums:
-    ntp: float = 0.0
-    tokens: int = 0
-    nsp: float = 0.0
-    correct: int = 0
-    retrievals: int = 0
-    queries: list[torch.Tensor] = field(default_factory=list)
+_NAMES = ("ntp", "tokens", "nsp", "correct", "retrievals")
+_INPUTS = ("input_ids", "attention_mask", "lengths", "labels", "ret_rows", "ret_columns")
 
 
 @dataclass(frozen=True)
@@ -31,81 +26,82 @@ class Pool:
     """The passages that recall is measured over.
 
     Attributes:
-        encoded: embedder token ids of each passage.
-        wanted: for each `[Ret]` of the validation examples, in the loader's order, the row of its passage.
+        encoded: N lists of embedder tokens.
+        rows: row of each passage by its candidate key.
     """
 
-    encoded: Sequence[list[int]]
-    wanted: Sequence[int]
+    encoded: Sequence[Sequence[int]]
+    rows: Mapping[int, int]
+
+
+@dataclass
+class _Sums:
+    numbers: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_NAMES, 0.0))
+    queries: list[torch.Tensor] = field(default_factory=list)
+    wanted: list[int] = field(default_factory=list)
 
 
 @torch.no_grad()
 def validate(
-    model: CoSupervisedModel,
-    batches: Iterable[dict[str, torch.Tensor]],
-    pool: Pool | None,
-    autocast: AbstractContextManager[None],
-    batch_tokens: int = 8192,
+    model: CoSupervisedModel, packs: Sequence[Mapping[str, Any]], pool: Pool | None, batch_tokens: int = 8192
 ) -> dict[str, float]:
     """Return `ntp_loss` (per supervised token), `nsp_loss`, `nsp_accuracy` (share of 1, in-batch) and `recall@k`.
 
-    Retrieval figures are left out where the examples hold no `[Ret]` or `pool` is None.
+    Retrieval figures are left out where the examples hold no `[Ret]` or `pool` is None. Sums run over all processes.
 
     Args:
         model: the pair; put into evaluation mode and back.
-        batches: collated batches on the model's device.
+        packs: this process's packs on the model's device, as many on every process; each is contrasted by itself.
         pool: what recall is measured over.
-        autocast: context for mixed precision.
         batch_tokens: padded tokens a batch while the pool is embedded.
     """
     training = model.training
     model.eval()
     sums = _Sums()
-    with autocast:
-        for batch in batches:
-            _add(sums, model, batch)
-        metrics = {"ntp_loss": sums.ntp / max(1, sums.tokens)}
-        if sums.retrievals:
-            metrics["nsp_loss"] = sums.nsp / sums.retrievals
-            metrics["nsp_accuracy"] = sums.correct / sums.retrievals
-        if pool is not None and sums.retrievals:
-            metrics |= _recall(model, torch.cat(sums.queries), pool, batch_tokens)
+    for pack in packs:
+        _add(sums, model, pack, pool is not None)
+    found = dict(zip(_NAMES, sum_over([sums.numbers[name] for name in _NAMES], model.device), strict=True))
+    metrics = {"ntp_loss": found["ntp"] / max(1, found["tokens"])}
+    if found["retrievals"]:
+        metrics["nsp_loss"] = found["nsp"] / found["retrievals"]
+        metrics["nsp_accuracy"] = found["correct"] / found["retrievals"]
+    if pool is not None and found["retrievals"]:
+        parts = gather_objects((torch.cat(sums.queries), [pool.rows[key] for key in sums.wanted]))
+        queries, wanted = torch.cat([q for q, _ in parts]), [row for _, rows in parts for row in rows]
+        metrics |= recall(queries, embed_lists(model, pool.encoded, batch_tokens), wanted)
     model.train(training)
     return metrics
 
 
-def _add(sums: _Sums, model: CoSupervisedModel, batch: dict[str, torch.Tensor]) -> None:
-    inputs = dict(batch)
-    candidates, positives = inputs.pop("candidates"), inputs.pop("positives")
-    output = model(**inputs)
-    if output.logits is not None and output.targets is not None:
-        sums.ntp += float(ntp_loss_sum(output.logits, output.targets))
-        sums.tokens += len(output.targets)
-    if output.queries is not None and output.passages is not None and len(output.queries):
-        result = info_nce(output.queries, output.passages[candidates], positives, model.settings.temperature)
-        sums.nsp += float(result.loss_sum)
-        sums.correct += int(result.correct)
-        sums.retrievals += len(output.queries)
-        sums.queries.append(output.queries.float().cpu())
+def _add(sums: _Sums, model: CoSupervisedModel, pack: Mapping[str, Any], retrieves: bool) -> None:
+    names = [name for name in pack if name in _INPUTS or (retrieves and name.startswith("passage_"))]
+    output = model(**{name: pack[name] for name in names if retrieves or not name.startswith("ret_")})
+    if output.ntp_sum is not None:
+        sums.numbers["ntp"] += float(output.ntp_sum)
+        sums.numbers["tokens"] += output.tokens
+    if output.queries is None or output.passages is None:
+        return
+    candidates, positives = pack["candidates"], pack["positives"]
+    result = info_nce(output.queries, output.passages[candidates], positives, model.temperature)
+    sums.numbers["nsp"] += float(result.loss_sum)
+    sums.numbers["correct"] += int(result.correct)
+    sums.numbers["retrievals"] += len(positives)
+    sums.queries.append(output.queries.float().cpu())
+    sums.wanted += pack["candidate_keys"][positives].tolist()
 
 
-def _recall(model: CoSupervisedModel, queries: torch.Tensor, pool: Pool, batch_tokens: int) -> dict[str, float]:
+def recall(queries: torch.Tensor, vectors: torch.Tensor, wanted: Sequence[int]) -> dict[str, float]:
     """Share of `[Ret]` tokens whose own passage is among the k nearest of the pool.
 
     Passages that score as high come first, so that neither a collapsed nor a diverged model (NaN) seems to find any.
+
+    Args:
+        queries: [R, D].
+        vectors: [N, D].
+        wanted: R rows of `vectors`.
     """
-    vectors = embed_sorted(model, pool.encoded, batch_tokens)
-    wanted = torch.tensor(pool.wanted[: len(queries)])
     scores = queries @ vectors.T
-    own = scores.gather(1, wanted[:, None])
+    own = scores.gather(1, torch.tensor(wanted)[:, None])
     rank = (~(scores < own)).sum(dim=1) - 1
     found = {k: (rank < k) & own[:, 0].isfinite() for k in RECALL_AT}
     return {f"recall@{k}": float(hits.float().mean()) for k, hits in found.items()}
-
-
-def embed_sorted(model: CoSupervisedModel, encoded: Sequence[list[int]], batch_tokens: int) -> torch.Tensor:
-    """Embed token lists in batches of similar length: [len(encoded), D] on the CPU, in the given order."""
-    vectors = torch.zeros(len(encoded), model.dimension)
-    for rows in batches_by_length([len(ids) for ids in encoded], batch_tokens):
-        vectors[rows] = model.embed_ids([encoded[row] for row in rows])
-    return vectors

@@ -206,7 +206,14 @@ def test_a_wrong_value_is_named(record: dict[str, Any], message: str) -> None:
         (with_("training", max_steps=0), "max_steps is 0; expected at least 1, or -1"),
         (with_("training", seed=-1), "seed is -1; expected a number of at least 0"),
         (with_("training", max_steps=-2), "max_steps is -2; expected at least -1"),
-        (with_("training", gradient_checkpointing=True), "gradient_checkpointing is True; cosup cannot train with it"),
+        ({**with_("objective", nsp_batch_size=9), "training": {"grad_cache": False}}, "nsp_batch_size needs grad"),
+        (with_("objective", gather="all"), "gather is 'all'; expected one of full, own"),
+        (with_("training", fsdp=True, muon_learning_rate=0.1), "muon_learning_rate needs whole matrices"),
+        ({**LEAST, "adapters": "prefix"}, "recipe: adapters is 'prefix'; expected 'lora' or a mapping"),
+        ({**LEAST, "adapters": {"rank": 8}}, "recipe: unknown key 'adapters.rank'"),
+        ({**LEAST, "adapters": {"r": 0}}, "recipe: adapters: LoRA r is 0"),
+        ({**LEAST, "generator": "shared"}, "recipe: generator is 'shared'; only the embedder can share"),
+        (with_("data", streaming="yes"), "recipe: data.streaming is 'yes'; expected true or false"),
         (with_("training", label_smoothing_factor=0.1), "label_smoothing_factor is 0.1; cosup cannot train with it"),
         (with_("training", neftune_noise_alpha=5.0), "neftune_noise_alpha is 5.0; cosup cannot train with it"),
         (with_("training", deepspeed="x.json"), "deepspeed is 'x.json'; cosup cannot train with it"),
@@ -226,14 +233,18 @@ def test_a_setting_that_cannot_be_used_is_named(record: dict[str, Any], message:
     assert len(found.splitlines()) == 1
 
 
-def test_one_process_and_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`Trainer` would spread a batch over all GPUs, and average over processes what is to be summed."""
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+def test_activation_checkpointing_by_either_name(name: str, tmp_path: Path) -> None:
+    config = CoSupervisionConfig(output_dir=str(tmp_path), **{name: True})
+    assert config.activation_checkpointing
+    assert not CoSupervisionConfig(output_dir=str(tmp_path)).activation_checkpointing
+
+
+def test_one_device_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Trainer` would spread a batch over all GPUs, and part its retrievals from their rows."""
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))
     config = CoSupervisionConfig(output_dir=str(tmp_path), per_device_train_batch_size=3)
     assert (config.n_gpu, config.train_batch_size) == (1, 3)
-    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
-    with pytest.raises(UsageError, match="started as 2 processes; cosup trains in one"):
-        CoSupervisionConfig(output_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -330,12 +341,16 @@ def test_every_bare_name_belongs_to_one_part() -> None:
 
 def test_the_keys_of_our_own_are_these() -> None:
     """Frozen: users' recipes have them."""
-    assert TOP_KEYS == ("generator", "embedder", "supervision", "data", "objective", "training")
+    assert TOP_KEYS == ("generator", "embedder", "adapters", "supervision", "data", "objective", "training")
     assert set(OBJECTIVE_KEYS) == {
-        *("preset", "similarity", "temperature", "nsp_weight", "supervise_passages", "mask_same_passage")
+        *("preset", "similarity", "temperature", "learn_temperature", "nsp_weight", "symmetric_nsp"),
+        *("supervise_passages", "mask_same_passage", "mask_same_answer", "gather", "nsp_batch_size"),
+        *("hard_negatives", "hard_negatives_depth", "hard_negatives_every"),
     }
     assert set(known_keys()["data"]) == {
         *("passages", "questions", "examples", "eval_questions", "eval_examples", "max_eval_examples"),
-        *("template", "prompt", "max_length", "max_passage_length"),
+        *("template", "prompt", "max_length", "max_passage_length", "streaming", "shuffle_buffer"),
     }
-    assert {"embedder_learning_rate", "same_title_examples", "recall_batch_tokens"} <= set(known_keys()["training"])
+    own = {"embedder_learning_rate", "muon_learning_rate", "same_title_examples", "recall_batch_tokens", "packing"}
+    own |= {"micro_batch_tokens", "grad_cache", "ntp_chunk_tokens", "freeze_embedder", "lr_epoch_decay"}
+    assert own <= set(known_keys()["training"])

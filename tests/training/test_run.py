@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from transformers import GPT2LMHeadModel
 
 from cosup.data.writing import write_jsonl
 from cosup.errors import InputError, UsageError
@@ -23,6 +25,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a base model, passages and questions."""
     folder = tmp_path_factory.mktemp("world")
     pairs.save_base(folder / "base", [*(p.rendered for p in pairs.PASSAGES), *(q.question for q in pairs.QUESTIONS)])
+    _, words = pairs.generator("gpt2")
+    torch.manual_seed(3)
+    GPT2LMHeadModel(pairs.config("gpt2", len(words), 16)).save_pretrained(folder / "narrow")
+    words.save_pretrained(folder / "narrow")
     write_jsonl(folder / "passages.jsonl", pairs.PASSAGES)
     write_jsonl(folder / "questions.jsonl", pairs.QUESTIONS)
     return folder
@@ -104,3 +110,30 @@ def test_a_question_that_teaches_nothing_is_named_by_its_line(world: Path, tmp_p
     with pytest.raises(InputError, match=r"asked\.jsonl:3: question 'x' has neither evidence nor an answer"):
         train(_recipe(world, tmp_path / "run", {"questions": str(asked)}))
     assert not (tmp_path / "run").exists()
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_runs(path: Path, world: Path, tmp_path: Path) -> None:
+    """Each shipped recipe trains two steps, with tiny models and data on one device, and leaves a usable model."""
+    record = yaml.safe_load(path.read_text())
+    record["generator"] = str(world / "base")
+    if record["embedder"] != "shared":
+        record["embedder"] = str(world / "narrow") if "gpt2" in record["embedder"] else str(world / "base")
+    asked = str(world / "questions.jsonl")
+    kept = {name: value for name, value in record["data"].items() if name in ("streaming", "template")}
+    lengths = {"max_length": 200, "max_passage_length": 40, "shuffle_buffer": 4}
+    record["data"] = {"passages": str(world / "passages.jsonl"), "questions": asked, "eval_questions": asked}
+    record["data"] |= {**kept, **lengths}
+    steps = {"max_steps": 2, "per_device_train_batch_size": 4, "warmup_steps": 0, "logging_steps": 1}
+    alone = {"fsdp": None, "micro_batch_tokens": 120, "use_cpu": True, "disable_tqdm": True}
+    if "nsp_batch_size" in record["objective"]:
+        record["objective"]["nsp_batch_size"] = 12
+    record["training"] |= {**steps, **alone, "output_dir": str(tmp_path / "run")}
+    model = CoSupervisedModel.from_pretrained(train(parse_recipe(record)))
+    log = json.loads((tmp_path / "run" / "metrics.json").read_text())["log"]
+    assert sum("loss" in entry for entry in log) == 2
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
+    assert model.embed_ids([model.encode_passage("Red Tide :: Red Tide is a book.")]).isfinite().all()

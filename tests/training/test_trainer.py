@@ -9,18 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback
 
 from cosup.errors import CosupError, UsageError
 from cosup.modeling import CoSupervisedModel
-from cosup.records import Example, RetrievalSegment, TextSegment
+from cosup.records import Example, RetrievalSegment
 from cosup.training.config import PRESETS, CoSupervisionConfig
-from cosup.training.trainer import CoSupervisionTrainer, last_complete_checkpoint
+from cosup.training.saving import last_complete_checkpoint
+from cosup.training.trainer import CoSupervisionTrainer
 from tests import pairs
-
-PLAIN = Example("plain", "Who?", (TextSegment("Ada Vale"),))
-REPEATED = Example("again", "Where?", (RetrievalSegment("w0", "Red Tide is a book."), TextSegment("book")))
-MIXED = (*pairs.EXAMPLES[:6], PLAIN, REPEATED)
+from tests.training.examples import MIXED, StopAt
 
 
 def _config(folder: Path, **more: Any) -> CoSupervisionConfig:
@@ -51,12 +48,25 @@ def _after_one_sgd_step(folder: Path, size: int, steps: int, **more: Any) -> tup
 
 @pytest.mark.parametrize("supervision", ["ntp+nsp", "ntp", "nsp"])
 @pytest.mark.parametrize("preset", ["default", "paper"])
-@pytest.mark.parametrize(("size", "steps"), [(2, 4), (1, 8), (3, 3)])
-def test_accumulated_equals_whole_batch(supervision: str, preset: str, size: int, steps: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "steps", "budget", "packing"),
+    [
+        (2, 4, None, True),
+        (1, 8, None, False),
+        (3, 3, 70, True),
+        (8, 1, 70, True),
+        (8, 1, 120, False),
+        (8, 1, None, True),
+    ],
+)
+def test_accumulated_and_packed_equal_the_whole_padded_batch(
+    supervision: str, preset: str, size: int, steps: int, budget: int | None, packing: bool, tmp_path: Path
+) -> None:
     """Proof 3: loss and every gradient, in-batch negatives over the whole step, an example without `[Ret]` included."""
     more = {**PRESETS[preset], "supervision": supervision}
-    whole, whole_loss = _after_one_sgd_step(tmp_path, len(MIXED), 1, **more)
-    parts, parts_loss = _after_one_sgd_step(tmp_path, size, steps, **more)
+    whole, whole_loss = _after_one_sgd_step(tmp_path, len(MIXED), 1, packing=False, **more)
+    cut = {"micro_batch_tokens": budget, "packing": packing}
+    parts, parts_loss = _after_one_sgd_step(tmp_path, size, steps, **cut, **more)
     assert parts_loss == pytest.approx(whole_loss, rel=1e-5)
     largest = max(g.abs().max() for g in whole.values())
     assert largest > 1e-3
@@ -67,10 +77,12 @@ def test_accumulated_equals_whole_batch(supervision: str, preset: str, size: int
 def test_the_loss_is_the_formula_of_the_paper(tmp_path: Path) -> None:
     """L = L_NTP + lambda * L_NSP, computed here in float64 from the models' own outputs."""
     model = pairs.pair()
-    trainer = _trainer(model, _config(tmp_path, nsp_weight=0.3, temperature=0.2, per_device_train_batch_size=8))
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(MIXED))])
-    (first,), count = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
-    loss = float(trainer.compute_loss(model, dict(first), num_items_in_batch=count).detach())
+    shape = {"packing": False, "per_device_train_batch_size": 8}
+    trainer = _trainer(model, _config(tmp_path, nsp_weight=0.3, temperature=0.2, **shape))
+    loaded: Any = trainer.data_collator([trainer.train_dataset[i] for i in range(len(MIXED))])  # type: ignore[index]
+    (first,), count = trainer.get_batch_samples(iter([loaded]), 1, torch.device("cpu"))
+    loss = float(trainer.training_step(model, first, count))
+    (batch,) = loaded["packs"]
     with torch.no_grad():
         states = model.hidden_states(batch["input_ids"], batch["attention_mask"])
         logits = model.generator.get_output_embeddings()(states).double()  # type: ignore[operator]
@@ -130,15 +142,6 @@ def test_bf16_trains_both_models(tmp_path: Path) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-class _StopAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        control.should_training_stop = state.global_step >= self.step
-        return control
-
-
 @pytest.mark.parametrize(("accumulation", "muon"), [(1, None), (2, None), (1, 5e-3)])
 def test_resumed_equals_uninterrupted_bit_for_bit(accumulation: int, muon: float | None, tmp_path: Path) -> None:
     """Proof 6: dropout on, in the middle of the second epoch, with everything the optimizer remembers."""
@@ -155,7 +158,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(accumulation: int, muon: float
 
     def run(name: str, stop: int | None, resume: bool) -> CoSupervisionTrainer:
         model = pairs.pair("gpt2", **dropout)
-        callbacks = [] if stop is None else [_StopAt(stop)]
+        callbacks = [] if stop is None else [StopAt(stop)]
         trainer = _trainer(model, _config(tmp_path / name, **(shape | sizes)), callbacks=callbacks)
         trainer.train(resume_from_checkpoint=str(last_complete_checkpoint(tmp_path / name)) if resume else None)
         return trainer
@@ -184,17 +187,6 @@ def test_muon_takes_the_generators_hidden_matrices_and_no_others(tmp_path: Path)
     named = {name for name, p in model.named_parameters() if id(p) in muon}
     assert named == {n for n, p in model.named_parameters() if n.startswith("generator.model.layers") and p.ndim == 2}
     assert len(named) == 14
-
-
-def test_an_unfinished_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    """The trainer state is written last; without it, or with half of it, a checkpoint is not taken."""
-    assert last_complete_checkpoint(tmp_path) is None
-    for step, state in ((5, "{}"), (10, '{"half'), (15, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
 
 
 def test_evaluation_measures_losses_accuracy_and_recall(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""The processes of a run: sums and maxima over them, and who may write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import distributed
+
+
+def world_size() -> int:
+    """Return the number of processes that train together."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number among them."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
+def sum_over(values: Sequence[float], device: torch.device) -> list[float]:
+    """Add numbers up over all processes (in float64)."""
+    return _reduced(values, device, torch.distributed.ReduceOp.SUM)
+
+
+def max_over(values: Sequence[float], device: torch.device) -> list[float]:
+    """Return the largest of every process's numbers, one by one."""
+    return _reduced(values, device, torch.distributed.ReduceOp.MAX)
+
+
+def _reduced(values: Sequence[float], device: torch.device, operation: Any) -> list[float]:
+    if world_size() == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    distributed.all_reduce(tensor, operation)
+    found: list[float] = tensor.tolist()
+    return found
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Return every process's value, in the order of the processes."""
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    distributed.all_gather_object(found, value)
+    return found
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        distributed.barrier()

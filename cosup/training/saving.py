@@ -1,0 +1,141 @@
+"""Checkpoints that are there whole or not at all, and the choice of the one to go on from.
+
+A checkpoint is written beside its place, listed in `files.json` (names and sizes) and renamed into place as its last
+step: a run that is killed, or meets a full disk, leaves older checkpoints as they were.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cosup.errors import CosupError
+
+logger = logging.getLogger(__name__)
+
+FILES = "files.json"
+STATE = "trainer_state.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+@contextmanager
+def whole_folder(folder: Path, writes: bool = True, listed: bool = True) -> Iterator[Path]:
+    """Give a draft folder to write into; at the end it takes the place of `folder`.
+
+    Args:
+        folder: where the result is to stand; an older folder there is replaced.
+        writes: whether this process makes and places the folder (the others only write into it).
+        listed: whether names and sizes of its files are written down in it.
+
+    Raises:
+        CosupError: the disk is full or cannot be written; the draft is removed, and `folder` is as it was.
+    """
+    draft = draft_of(folder)
+    if writes:
+        shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True, exist_ok=True)
+        yield draft
+        if writes:
+            _to_disk(draft, listed)
+            _place(draft, folder)
+    except BaseException as error:
+        if writes:
+            shutil.rmtree(draft, ignore_errors=True)
+        reason = _disk_trouble(error)
+        if reason is not None:
+            raise CosupError(f"cannot write {folder}: {reason}; what was saved before is untouched") from error
+        raise
+
+
+def draft_of(folder: Path) -> Path:
+    """Return where `folder` is written before it is placed."""
+    return folder.with_name(f".{folder.name}.draft")
+
+
+def last_complete_checkpoint(folder: str | Path) -> Path | None:
+    """Return the newest `checkpoint-N` of a run folder that is whole, or None; damaged ones are named in a warning."""
+    numbered = [(int(p.name[11:]), p) for p in Path(folder).glob("checkpoint-*") if p.name[11:].isdigit()]
+    for _, path in sorted(numbered, reverse=True):
+        damage = damage_of(path)
+        if damage is None:
+            return path
+        logger.warning("%s is damaged (%s); looking for an older checkpoint", path, damage)
+    return None
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """Say what a checkpoint lacks: a file that is not there, one of another size, an unreadable state. None: whole."""
+    try:
+        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{STATE} is missing or unreadable"
+    try:
+        sizes = json.loads((checkpoint / FILES).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{FILES} is missing"
+    except ValueError:
+        return f"{FILES} is unreadable"
+    for name, size in sizes.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, not {size}"
+    return None
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what a killed run has left half-written in a run folder."""
+    for path in folder.glob(".checkpoint-*.draft"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _to_disk(folder: Path, listed: bool) -> None:
+    """Bring every file to the disk and, if asked, write down its size."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if not listed:
+        return
+    sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in files}
+    with (folder / FILES).open("w", encoding="utf-8") as file:
+        json.dump(sizes, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _place(draft: Path, folder: Path) -> None:
+    older = folder.with_name(f".{folder.name}.older")
+    if folder.exists():
+        shutil.rmtree(older, ignore_errors=True)
+        folder.rename(older)
+    draft.rename(folder)
+    shutil.rmtree(older, ignore_errors=True)
+    handle = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_trouble(error: BaseException) -> str | None:
+    """Return the reason where an error, or what caused it, says that the disk could not take what was written."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno in _FULL:
+            return os.strerror(chain.errno).lower()
+        if found := re.search(r"os error (\d+)", str(chain)):  # safetensors
+            return os.strerror(int(found.group(1))).lower()
+        if "PytorchStreamWriter" in str(chain) or "unexpected pos" in str(chain):  # torch.save
+            return "the disk is full or cannot be written"
+        chain = chain.__cause__ or chain.__context__
+    return None

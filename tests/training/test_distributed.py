@@ -1,0 +1,182 @@
+"""Two processes (gloo) train as one does on the joined batch: DDP and FSDP2, a process without `[Ret]` included."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cosup.data.writing import write_jsonl
+from cosup.errors import UsageError
+from cosup.modeling import CoSupervisedModel
+from cosup.training.config import PRESETS
+from tests import pairs
+from tests.training import worker
+
+pytestmark = pytest.mark.distributed
+
+SGD = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+FSDP = {"fsdp": True}
+
+
+def run(processes: int, *cases: dict[str, Any]) -> list[tuple[dict[str, torch.Tensor], dict[str, Any]]]:
+    """Train each case as so many processes, all in one start of them; return weights and records."""
+    for case in cases:
+        Path(case["folder"]).mkdir(parents=True, exist_ok=True)
+    settings = Path(cases[0]["folder"]) / "settings.json"
+    settings.write_text(json.dumps(cases))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *torchrun, "-m", "tests.training.worker", str(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    found = []
+    for case in cases:
+        record = json.loads((Path(case["folder"]) / "log.json").read_text())
+        assert record["processes"] == processes
+        found.append((torch.load(Path(case["folder"]) / "weights.pt", weights_only=True), record))
+    return found
+
+
+def alone(folder: str, **settings: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]], dict[str, float]]:
+    """Run the same in this process."""
+    trainer = worker.train({"folder": folder, **settings})
+    figures = trainer.evaluate() if settings.get("evaluate") else {}
+    return {k: v.detach() for k, v in trainer.model.state_dict().items()}, trainer.state.log_history, figures
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 2e-5) -> None:
+    assert set(a) == set(b)
+    largest = max(float(v.abs().max()) for v in a.values())
+    for name, value in a.items():
+        assert torch.allclose(value, b[name], atol=tolerance * largest, rtol=1e-3), name
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "packs": {"micro_batch_tokens": 60, "symmetric_nsp": True, "mask_same_answer": True},
+    "mined": {"hard_negatives": 2, "hard_negatives_depth": 6, "max_steps": 3, "learning_rate": 1e-2},
+    "streamed": {"accelerator_config": {"dispatch_batches": False}, "max_steps": 3, "learning_rate": 1e-2},
+    "frozen": {"freeze_embedder": True, "max_steps": 2, "learning_rate": 1e-2},
+    "learnt": {"learn_temperature": True, "micro_batch_tokens": 60, "learning_rate": 1e-2},
+    "padded": {"packing": False, "activation_checkpointing": True, "preset": "paper", "gather": "full"},
+}
+
+
+def settings_of(folder: Path, name: str, examples: str, processes: int, **more: Any) -> dict[str, Any]:
+    """Return the worker's settings for a case, the whole batch shared out over the processes."""
+    case = dict(CASES[name])
+    config = {**SGD, **PRESETS[case.pop("preset", "default")], **case, **more}
+    count = 8 if examples == "MIXED" else 4
+    config |= {"per_device_train_batch_size": count // processes}
+    place = str(folder / f"{name}-{examples}-{processes}")
+    more = {"examples": examples, "evaluate": True, "pair": {"embedder_width": 16}, "stream": name == "streamed"}
+    return {"folder": place, "config": config, **more}
+
+
+@pytest.mark.parametrize(
+    ("names", "more"),
+    [
+        (("plain", "packs", "padded", "mined", "streamed", "learnt"), {}),
+        (("plain", "packs", "mined", "frozen", "learnt"), FSDP),
+    ],
+    ids=["ddp", "fsdp2"],
+)
+def test_two_processes_equal_one(names: Sequence[str], more: dict[str, Any], tmp_path: Path) -> None:
+    """Proof 2: loss and every gradient (one plain gradient step of rate 1), and the held-out figures."""
+    cases = [(name, examples) for name in names for examples in ("MIXED", "LOPSIDED")]
+    both = run(2, *(settings_of(tmp_path, name, examples, 2, **more) for name, examples in cases))
+    for (name, examples), (two, record) in zip(cases, both, strict=True):
+        one, log, figures = alone(**settings_of(tmp_path, name, examples, 1))
+        same(one, two)
+        assert record["log"][0]["loss"] == pytest.approx(log[0]["loss"], rel=1e-5), name
+        assert record["log"][0]["nsp_accuracy"] == log[0]["nsp_accuracy"]
+        for figure in ("eval_ntp_loss", "eval_recall@1", "eval_recall@10"):
+            assert record["eval"][figure] == pytest.approx(figures[figure], rel=1e-5)
+
+
+def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    """FSDP2 on two processes, then one, then DDP on two: the same run as one process from start to end."""
+    shape = {"learning_rate": 3e-3, "save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    config = {"learn_temperature": True, **shape}
+    two, four = ({**config, "per_device_train_batch_size": size} for size in (2, 4))
+    pair = {"pair": {"learn_temperature": True}}
+    whole, _, _ = alone(str(tmp_path / "whole"), config=four, **pair)
+    folder = str(tmp_path / "parts")
+    run(2, {"folder": folder, "config": {**two, **FSDP}, "stop": 2, **pair})
+    checkpoint = CoSupervisedModel.from_pretrained(tmp_path / "parts" / "checkpoint-2")
+    assert checkpoint.log_temperature is not None
+    worker.train({"folder": folder, "config": four, "resume": True, "stop": 4, **pair})
+    ((last, _),) = run(2, {"folder": folder, "config": two, "resume": True, **pair})
+    same(whole, last, tolerance=1e-4)
+
+
+def test_steps_of_another_size_are_refused(tmp_path: Path) -> None:
+    """Places in the data are counted in steps: going on with other steps would pass over examples."""
+    config = {"save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2}
+    worker.train({"folder": str(tmp_path), "config": config})
+    other = {**config, "per_device_train_batch_size": 4, "max_steps": 2}
+    with pytest.raises(UsageError, match="was made with 2 examples a step, and this start has 4; set per_device"):
+        worker.train({"folder": str(tmp_path), "config": other, "resume": True})
+
+
+def test_a_process_that_dies_ends_the_run(tmp_path: Path) -> None:
+    """One process is killed in the middle of a step: the other ends too, within the timeout."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = {**SGD, "learning_rate": 1e-3, "max_steps": 2000, "per_device_train_batch_size": 2, "ddp_timeout": 60}
+    (folder / "settings.json").write_text(json.dumps([{"folder": str(folder), "config": config, "die": [1, 5]}]))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *torchrun, "-m", "tests.training.worker", str(folder / "settings.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=Path(__file__).parents[2])
+    assert done.returncode != 0
+    assert "Signal 9 (SIGKILL)" in done.stderr
+    assert not (folder / "log.json").exists()
+
+
+def test_what_is_left_of_a_run_says_that_it_lost_a_process(tmp_path: Path) -> None:
+    """`cosup train` on two processes, one killed: the other's last word is one line, and its exit code is 1."""
+    texts = [*(p.rendered for p in pairs.PASSAGES), *(q.question for q in pairs.QUESTIONS)]
+    pairs.save_base(tmp_path / "base", texts)
+    write_jsonl(tmp_path / "passages.jsonl", pairs.PASSAGES)
+    write_jsonl(tmp_path / "questions.jsonl", pairs.QUESTIONS)
+    base = str(tmp_path / "base")
+    data = {"passages": str(tmp_path / "passages.jsonl"), "questions": str(tmp_path / "questions.jsonl")}
+    data |= {"max_length": 200, "max_passage_length": 40}  # type: ignore[dict-item]
+    training = {"output_dir": str(tmp_path / "run"), "max_steps": 100_000, "use_cpu": True, "save_strategy": "no"}
+    recipe = {"generator": base, "embedder": base, "data": data, "training": training}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "cosup", "train", str(tmp_path / "recipe.yaml")]
+    both = [
+        subprocess.Popen(
+            command, env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        while not (tmp_path / "run" / "recipe.yaml").exists():
+            assert all(process.poll() is None for process in both)
+            time.sleep(0.1)
+        time.sleep(5)
+        both[1].kill()
+        both[1].communicate()
+        _, said = both[0].communicate(timeout=120)
+    finally:
+        for process in both:
+            process.kill()
+    assert both[0].returncode == 1
+    assert "error: process 0 of the run lost another one" in said
+    assert "Traceback" not in said

@@ -1,0 +1,199 @@
+"""What a run survives: kill -9 at any moment, a disk that is full, damaged checkpoints, a loss that is no number."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from cosup.data.writing import write_jsonl
+from cosup.errors import CosupError
+from cosup.modeling import CoSupervisedModel
+from cosup.training.config import CoSupervisionConfig
+from cosup.training.recipe import parse_recipe
+from cosup.training.run import train
+from cosup.training.saving import damage_of, last_complete_checkpoint, whole_folder
+from cosup.training.trainer import CoSupervisionTrainer
+from tests import pairs
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a base model, passages and questions."""
+    folder = tmp_path_factory.mktemp("world")
+    pairs.save_base(folder / "base", [*(p.rendered for p in pairs.PASSAGES), *(q.question for q in pairs.QUESTIONS)])
+    write_jsonl(folder / "passages.jsonl", pairs.PASSAGES)
+    write_jsonl(folder / "questions.jsonl", pairs.QUESTIONS)
+    return folder
+
+
+def recipe_of(world: Path, run: Path, **training: Any) -> dict[str, Any]:
+    """Return a recipe that writes a checkpoint every step."""
+    shape = {"output_dir": str(run), "max_steps": STEPS, "per_device_train_batch_size": 2, "use_cpu": True}
+    saving = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "logging_steps": 1}
+    return {
+        "generator": str(world / "base"),
+        "embedder": str(world / "base"),
+        "data": {
+            "passages": str(world / "passages.jsonl"),
+            "questions": str(world / "questions.jsonl"),
+            "max_length": 200,
+            "max_passage_length": 40,
+        },
+        "training": {**shape, **saving, "learning_rate": 3e-3, **training},
+    }
+
+
+def start(recipe: dict[str, Any], folder: Path, **options: Any) -> subprocess.Popen[str]:
+    """Start `cosup train` as a process of its own."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "cosup", "train", str(path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def wait_for(found: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not found():
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return CoSupervisedModel.from_pretrained(folder).state_dict()
+
+
+def test_killed_at_any_moment_it_ends_as_if_it_never_had_been(world: Path, tmp_path: Path) -> None:
+    """Proof 6: killed again and again while it trains and saves, the run ends bit for bit like one left alone."""
+    whole = train(parse_recipe(recipe_of(world, tmp_path / "whole")))
+    run = tmp_path / "parts"
+    recipe = recipe_of(world, run)
+    moments = random.Random(7)
+    for _ in range(3):
+        reached = last_complete_checkpoint(run) if run.is_dir() else None
+        process = start(recipe, tmp_path)
+        wait_for(lambda before=reached: last_complete_checkpoint(run) != before, process)  # type: ignore[misc]
+        time.sleep(moments.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if (run / "model").exists():
+            break
+        assert last_complete_checkpoint(run) is not None
+    process = start(recipe, tmp_path)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "going on from" in output
+    a, b = weights(whole), weights(run / "model")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    losses = [
+        [e["loss"] for e in json.loads((folder / "metrics.json").read_text())["log"] if "loss" in e]
+        for folder in (tmp_path / "whole", run)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == STEPS
+    assert not list(run.glob(".checkpoint-*"))
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(world: Path, tmp_path: Path) -> None:
+    """A file that the system refuses to let grow, in the middle of a checkpoint: one line, exit code 1; it goes on."""
+    run = tmp_path / "run"
+    train(parse_recipe(recipe_of(world, run)))
+    size = (run / f"checkpoint-{STEPS}" / "optimizer.pt").stat().st_size
+    assert size > 50_000
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
+
+    other = tmp_path / "other"
+    recipe = recipe_of(world, other)
+    process = start(recipe, tmp_path)
+    wait_for(lambda: last_complete_checkpoint(other) is not None, process)
+    process.kill()
+    process.communicate()
+    good = last_complete_checkpoint(other)
+    process = start(recipe, tmp_path, preexec_fn=limited)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert "what was saved before is untouched" in output
+    assert last_complete_checkpoint(other) == good
+    assert not list(other.glob(".checkpoint-*"))
+    process = start(recipe, tmp_path)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    a, b = weights(run / "model"), weights(other / "model")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_damaged_checkpoints_are_passed_over_by_name(
+    world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Truncated or missing files: the run goes on from the newest whole checkpoint and says which it passed over."""
+    run = tmp_path / "run"
+    train(parse_recipe(recipe_of(world, run, max_steps=4, save_total_limit=4)))
+    weights_4 = run / "checkpoint-4" / "generator" / "model.safetensors"
+    weights_4.write_bytes(weights_4.read_bytes()[:1000])
+    (run / "checkpoint-3" / "optimizer.pt").unlink()
+    caplog.clear()
+    assert last_complete_checkpoint(run) == run / "checkpoint-2"
+    assert "checkpoint-4 is damaged (generator/model.safetensors has 1000 bytes" in caplog.text
+    assert "checkpoint-3 is damaged (optimizer.pt is missing)" in caplog.text
+    (run / "checkpoint-2" / "trainer_state.json").write_text("{half")
+    assert damage_of(run / "checkpoint-2") == "trainer_state.json is missing or unreadable"
+    assert last_complete_checkpoint(run) == run / "checkpoint-1"
+
+
+def test_an_interrupted_draft_leaves_what_was_there(tmp_path: Path) -> None:
+    """An older folder is replaced whole or not at all."""
+    folder = tmp_path / "checkpoint-1"
+    with whole_folder(folder) as draft:
+        (draft / "a.txt").write_text("old")
+    with pytest.raises(FileNotFoundError), whole_folder(folder) as draft:
+        (draft / "a.txt").write_text((draft / "nothing.txt").read_text())
+    assert (folder / "a.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-1"]
+    with whole_folder(folder) as draft:
+        (draft / "b.txt").write_text("newer")
+    assert sorted(p.name for p in folder.iterdir()) == ["b.txt", "files.json"]
+
+
+@pytest.mark.parametrize("rate", [1e30])
+def test_a_loss_that_is_no_number_stops_the_run_and_says_where(rate: float, world: Path, tmp_path: Path) -> None:
+    """The step, the examples of it, and the last good checkpoint are named; nothing is saved after it."""
+    recipe = parse_recipe(recipe_of(world, tmp_path, learning_rate=rate, lr_scheduler_type="constant", max_steps=9))
+    with pytest.raises(CosupError, match=r"training diverged at step (\d): .*examples of the step: q\d, q\d") as found:
+        train(recipe)
+    step = int(str(found.value).split("at step ")[1][0])
+    assert step > 1
+    assert f"the last good checkpoint is {tmp_path / f'checkpoint-{step - 1}'}" in str(found.value)
+    assert not (tmp_path / f"checkpoint-{step}").exists()
+
+
+def test_gradients_that_are_no_numbers_stop_the_run_without_clipping_too(world: Path, tmp_path: Path) -> None:
+    """A loss may be finite where a gradient is not; no such step is taken, so no checkpoint holds it."""
+    trainer = CoSupervisionTrainer(
+        pairs.pair(),
+        CoSupervisionConfig(output_dir=str(tmp_path), max_steps=2, max_grad_norm=0.0, use_cpu=True, disable_tqdm=True),
+        pairs.EXAMPLES,
+        pairs.PASSAGES,
+    )
+    weight = trainer.model.generator.get_input_embeddings().weight  # type: ignore[operator]
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = weight.detach().clone()
+    with pytest.raises(CosupError, match="training diverged at step 1: the gradients are not finite; examples"):
+        trainer.train()
+    assert torch.equal(weight, before)
