@@ -12,13 +12,15 @@ from cosup.version import __version__
 
 if TYPE_CHECKING:
     from cosup.data.reading import read_answers, read_examples, read_passages, read_questions
+    from cosup.data.store import PassageStore
+    from cosup.data.stream import StreamedExamples, StreamOrder
     from cosup.errors import CosupError, InputError, UsageError
     from cosup.evaluation.report import evaluate
     from cosup.generation.engine import Engine
     from cosup.generation.settings import GenerationSettings
     from cosup.index.build import build_index
     from cosup.index.faiss_index import FaissIndex
-    from cosup.modeling import CoSupervisedModel, PairSettings
+    from cosup.modeling import CoSupervisedModel, LoraSettings, PairSettings
     from cosup.records import Answer, Citation, Example, Passage, Question
     from cosup.training.config import CoSupervisionConfig
     from cosup.training.recipe import load_recipe
@@ -37,9 +39,13 @@ __all__ = [
     "FaissIndex",
     "GenerationSettings",
     "InputError",
+    "LoraSettings",
     "PairSettings",
     "Passage",
+    "PassageStore",
     "Question",
+    "StreamOrder",
+    "StreamedExamples",
     "UsageError",
     "build_index",
     "evaluate",
@@ -52,13 +58,15 @@ __all__ = [
 
 _HOMES = {
     "cosup.data.reading": ("read_answers", "read_examples", "read_passages", "read_questions"),
+    "cosup.data.store": ("PassageStore",),
+    "cosup.data.stream": ("StreamOrder", "StreamedExamples"),
     "cosup.errors": ("CosupError", "InputError", "UsageError"),
     "cosup.evaluation.report": ("evaluate",),
     "cosup.generation.engine": ("Engine",),
     "cosup.generation.settings": ("GenerationSettings",),
     "cosup.index.build": ("build_index",),
     "cosup.index.faiss_index": ("FaissIndex",),
-    "cosup.modeling": ("CoSupervisedModel", "PairSettings"),
+    "cosup.modeling": ("CoSupervisedModel", "LoraSettings", "PairSettings"),
     "cosup.records": ("Answer", "Citation", "Example", "Passage", "Question"),
     "cosup.training.config": ("CoSupervisionConfig",),
     "cosup.training.recipe": ("load_recipe",),

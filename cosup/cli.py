@@ -166,9 +166,12 @@ def train(
     path, overrides = split_overrides([recipe, *context.args])
     loaded = load_recipe(path, overrides)
     with shell.progress("training", "steps") as report:
+        from cosup.training.processes import rank
         from cosup.training.run import train as train_recipe
 
         model = train_recipe(loaded, report)
+    if rank() > 0:
+        return  # one process of a run speaks
     for line in Info(f"trained: {model}", tuple(run_figures(model.parent))).lines:
         shell.note(line)
     shell.result(str(model))
@@ -361,16 +364,19 @@ def info(
             metavar="PATH", help="A model, index, run or data folder, a recipe, or a data file.", show_default=False
         ),
     ],
+    devices: Annotated[int | None, typer.Option(min=1, help="Of a recipe: plan for so many devices.")] = None,
+    examples: Annotated[int | None, typer.Option(min=1, help="Of a recipe: training examples, not counted.")] = None,
 ) -> None:
     """Say what a path holds.
 
     Counts, lengths, parameters, fingerprints, settings, figures. The files of an index are compared with their
-    checksums.
+    checksums. Of a recipe, also what training will take: parameters, memory of a device and steps, worked out without
+    loading weights.
     """
     from cosup.info import describe
 
     shell: Shell = context.obj
-    for line in describe(path).lines:
+    for line in describe(path, devices, examples).lines:
         shell.result(line)
 
 

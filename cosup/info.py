@@ -10,11 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cosup.data.folders import TEXT_SUFFIXES
 from cosup.data.reading import iter_jsonl, read_answers, read_examples, read_passages, read_questions
-from cosup.errors import InputError
+from cosup.errors import InputError, UsageError
 from cosup.records import Answer, Example, Passage, Question
+
+if TYPE_CHECKING:
+    from cosup.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -37,21 +41,29 @@ class Info:
 
 
 Rows = list[tuple[str, str]]
+RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
-def describe(path: str | Path) -> Info:
+def describe(path: str | Path, devices: int | None = None, examples: int | None = None) -> Info:
     """Say what a path holds.
 
     Args:
         path: a model, index, run or data folder, a recipe, a report, or a file of passages, questions, examples or
             predictions.
+        devices: of a recipe: for how many devices its memory and steps are worked out; None for one.
+        examples: of a recipe: how many training examples there are; None counts them.
 
     Raises:
         InputError: nothing is there, it is nothing that cosup knows, or it is wrong or damaged.
+        UsageError: a recipe cannot be used; `devices` or `examples` are given for what is no recipe.
     """
     path = Path(path)
     if not path.exists():
         raise InputError("no such file or folder", path)
+    if path.is_file() and path.suffix.lower() in RECIPE_SUFFIXES:
+        return recipe_info(path, devices or 1, examples)
+    if devices is not None or examples is not None:
+        raise UsageError(f"--devices and --examples go with a recipe; {path} is none")
     return _folder(path) if path.is_dir() else _file(path)
 
 
@@ -68,12 +80,36 @@ def _folder(path: Path) -> Info:
             return read(path)
     if any(path.glob("questions*.jsonl")) or any(path.glob("examples*.jsonl")):
         return data_info(path)
+    if not _has_passages(path):
+        raise InputError(f"nothing here that cosup knows{_near_folder(path, tuple(name for name, _ in kinds))}", path)
     return passages_info(read_passages(path), "passages, read from a folder")
 
 
+def _has_passages(folder: Path) -> bool:
+    names = ("passages.jsonl", "corpus.jsonl", "dataset_info.json", "dataset_dict.json")
+    if any((folder / name).is_file() for name in names):
+        return True
+    return any(file.suffix.lower() in TEXT_SUFFIXES for file in folder.rglob("*"))
+
+
+def _near_folder(folder: Path, known: Sequence[str]) -> str:
+    """Say what an unknown folder is near to, and what to give instead."""
+    inside = [p for p in sorted(folder.iterdir()) if p.is_dir() and any((p / name).is_file() for name in known)]
+    if inside:
+        shown = ", ".join(str(p) for p in inside[:4])
+        return f"; its folders are known: give {shown}{', ..' if len(inside) > 4 else ''}"
+    files = sorted(p.name for p in folder.iterdir() if p.is_file())
+    if any(name.endswith((".safetensors", ".gguf", ".bin")) for name in files):
+        return "; it has weights and no config.json, which a model folder needs"
+    readable = [
+        name for name in files if Path(name).suffix.lower() in (*RECIPE_SUFFIXES, ".json", ".jsonl", ".parquet")
+    ]
+    if readable:
+        return f"; give one of its files: {', '.join(readable[:4])}{', ..' if len(readable) > 4 else ''}"
+    return "; expected a model, index, run or data folder, or Markdown and text files"
+
+
 def _file(path: Path) -> Info:
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return recipe_info(path)
     if path.suffix.lower() == ".json":
         return Info("evaluation report", tuple(_report_rows(path)))
     if path.suffix.lower() == ".jsonl":
@@ -153,9 +189,9 @@ def index_info(folder: Path) -> Info:
 
 def run_info(folder: Path) -> Info:
     """Describe a run folder: its recipe, how far it is, its newest figures."""
-    from cosup.training.trainer import last_complete_checkpoint
+    from cosup.training.saving import last_complete_checkpoint
 
-    recipe = recipe_info(folder / "recipe.yaml")
+    _, rows = _read_recipe(folder / "recipe.yaml")
     checkpoint = last_complete_checkpoint(folder)
     if (folder / "model" / "cosup.json").is_file():
         state = f"finished: {folder / 'model'}"
@@ -163,7 +199,7 @@ def run_info(folder: Path) -> Info:
         state = f"stopped after {checkpoint.name}; run its recipe again to go on"
     else:
         state = "begun; no checkpoint yet"
-    return Info("run folder", (("state", state), *run_figures(folder, checkpoint), *recipe.rows))
+    return Info("run folder", (("state", state), *run_figures(folder, checkpoint), *rows))
 
 
 def run_figures(folder: Path, checkpoint: Path | None = None) -> Rows:
@@ -178,16 +214,32 @@ def run_figures(folder: Path, checkpoint: Path | None = None) -> Rows:
     return [(name, _value(value)) for name, value in newest.items()]
 
 
-def recipe_info(path: Path) -> Info:
-    """Describe a recipe; every key and value of it is checked."""
+def recipe_info(path: Path, devices: int = 1, examples: int | None = None) -> Info:
+    """Describe a recipe and what it will need; every key and value of it is checked.
+
+    Args:
+        path: the recipe.
+        devices: number of devices to train on.
+        examples: number of training examples; None counts them in the recipe's files.
+    """
+    from cosup.training.plan import plan
+
+    recipe, rows = _read_recipe(path)
+    return Info("recipe", (*rows, *plan(recipe, devices, examples).rows))
+
+
+def _read_recipe(path: Path) -> tuple[Recipe, Rows]:
+    """Read and check a recipe; return it and what it says."""
     from cosup.training.recipe import load_recipe
 
     recipe = load_recipe(path)
     recipe.config()
     rows = [("generator", recipe.generator), ("embedder", recipe.embedder), ("supervision", recipe.supervision)]
+    if recipe.source.get("adapters") is not None:
+        rows.append(("adapters", _value(recipe.source["adapters"])))
     for part in ("data", "objective", "training"):
         rows += [(f"{part}.{name}", _value(value)) for name, value in (recipe.source.get(part) or {}).items()]
-    return Info("recipe", tuple(rows))
+    return recipe, rows
 
 
 def results_info(folder: Path) -> Info:
@@ -197,16 +249,52 @@ def results_info(folder: Path) -> Info:
 
 
 def _report_rows(path: Path) -> Rows:
-    report = _json(path)
+    report = _report(path)
     metrics, settings = report.get("metrics"), report.get("settings", {})
     if not isinstance(metrics, dict) or not isinstance(settings, dict) or "count" not in report:
-        raise InputError("no 'metrics', 'count' and 'settings'; expected a report of 'cosup evaluate'", path)
+        missing = "no 'metrics', 'count' and 'settings'; expected a report of 'cosup evaluate'"
+        raise InputError(missing + _near_json(path, report), path)
     wrong = next((name for name, value in metrics.items() if not isinstance(value, int | float)), None)
     if wrong is not None:
         raise InputError(f"metrics.{wrong} is {metrics[wrong]!r}; expected a number", path)
     rows = [("questions", _value(report["count"]))]
     rows += [(name, f"{value:.1f}") for name, value in metrics.items()]
     return rows + [(f"settings.{name}", _value(value)) for name, value in settings.items()]
+
+
+def _report(path: Path) -> dict[str, Any]:
+    from cosup.data.jsonl import read_json
+
+    record = read_json(path)
+    if isinstance(record, dict):
+        return record
+    raise InputError("found no JSON object; expected a report of 'cosup evaluate'" + _near_json(path, record), path)
+
+
+def _near_json(path: Path, record: Any) -> str:
+    """Say what a JSON file that is no report is near to, and what to do with it."""
+    parts = {
+        "cosup.json": "a model folder",
+        "index.json": "an index folder",
+        "config.json": "a model folder",
+        "tokenizer.json": "a model folder",
+        "tokenizer_config.json": "a model folder",
+        "trainer_state.json": "a checkpoint",
+        "metrics.json": "a run folder",
+    }
+    if path.name in parts:
+        return f"; this is a part of {parts[path.name]}: give {path.parent}"
+    first = record[0] if isinstance(record, list) and record else record
+    fields = set(first) if isinstance(first, dict) else set()
+    if "data" in fields and isinstance(first["data"], list):
+        return f"; it looks like SQuAD: cosup convert squad {path} OUT"
+    if "supporting_facts" in fields:
+        return f"; it looks like HotpotQA: cosup convert hotpotqa {path} OUT"
+    if isinstance(record, list) and {"text", "question", "prompt"} & fields:
+        return "; it looks like data in one list: cosup reads JSONL, one object a line"
+    if "model_type" in fields:
+        return "; it looks like a model's configuration: give the model's folder"
+    return ""
 
 
 # -- data ----------------------------------------------------------------------------------------------------------

@@ -14,4 +14,10 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["NO_COLOR"] = "1"
 os.environ.pop("FORCE_COLOR", None)
 
+import hypothesis
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("cosup", deadline=None)
+hypothesis.settings.load_profile("cosup")
+
 pytest_plugins = ["tests.pairs"]

@@ -31,7 +31,7 @@ COMMANDS = {
     "ask": sorted([*ANSWERING, "--json", "QUESTION"]),
     "generate": sorted([*ANSWERING, "--batch-size", "--output", "--questions"]),
     "evaluate": ["--help", "--output", "--passages", "--predictions", "--questions"],
-    "info": ["--help", "PATH"],
+    "info": ["--devices", "--examples", "--help", "PATH"],
 }
 GLOBALS = ["--debug", "--help", "--quiet", "--version"]
 
@@ -466,7 +466,7 @@ def test_outputs_that_are_something_else(cosup: Cosup, tiny_world: TinyWorld, tm
 def test_what_is_unforeseen_is_a_line_and_debug_shows_the_traceback(
     cosup: Cosup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path) -> None:
+    def fail(*_: Any) -> None:
         raise RuntimeError("one\ntwo")
 
     monkeypatch.setattr("cosup.info.describe", fail)

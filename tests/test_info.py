@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from cosup.data.writing import write_jsonl
-from cosup.errors import InputError
+from cosup.errors import InputError, UsageError
 from cosup.info import describe
 from cosup.records import Answer, Citation, Example, Hit, Passage, Question, Retrieval, TextSegment
+from cosup.training.saving import whole_folder
 from tests.pairs import TinyWorld
 
 
@@ -93,23 +94,53 @@ def test_a_data_folder_lists_its_files_and_a_text_folder_its_passages(tmp_path: 
     assert rows_of(tmp_path / "notes")["passages"] == "1"
 
 
-def test_a_recipe_is_checked(tmp_path: Path) -> None:
+def recipe_text(world: TinyWorld, **training: object) -> str:
+    data = f"{{passages: {world.passages}, questions: {world.questions}, max_length: 256, max_passage_length: 96}}"
+    settings = json.dumps({"max_steps": 2, **training})
+    return f"generator: {world.base}\nembedder: {world.base}\ndata: {data}\ntraining: {settings}\n"
+
+
+def test_a_recipe_is_checked(tiny_world: TinyWorld, tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    text = "generator: g\nembedder: e\ndata: {passages: p.jsonl, questions: q.jsonl}\ntraining: {max_steps: 2}\n"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(recipe_text(tiny_world), encoding="utf-8")
     assert rows_of(path)["training.max_steps"] == "2"
-    path.write_text(text.replace("max_steps", "max_stepz"), encoding="utf-8")
+    path.write_text(recipe_text(tiny_world).replace("max_steps", "max_stepz"), encoding="utf-8")
     with pytest.raises(InputError.__bases__[0], match="did you mean 'max_steps'"):
         describe(path)
+
+
+def test_a_recipe_says_what_it_will_need_without_its_weights(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """Of the models there is the configuration, of the data a number."""
+    (tmp_path / "base").mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / "base" / name).write_bytes((tiny_world.base / name).read_bytes())
+    path = tmp_path / "r.yaml"
+    text = recipe_text(tiny_world, max_steps=-1, per_device_train_batch_size=4, num_train_epochs=2, bf16=True)
+    path.write_text(text.replace(str(tiny_world.base), str(tmp_path / "base")), encoding="utf-8")
+    rows = dict(describe(path, devices=2, examples=100).rows)
+    width, words, inner = 32, json.loads((tmp_path / "base" / "config.json").read_text())["vocab_size"], 64
+    body = words * width + 2 * (4 * width * width + 3 * width * inner + 2 * width) + width
+    whole = 2 * body + words * width + 2 * 3 * width
+    assert rows["parameters"] == f"{whole:,}, trained {whole:,} (all)"
+    assert rows["devices"] == "2 x DDP"
+    assert rows["  weights"] == f"{4 * whole / 2**20:.1f} MiB"
+    assert rows["  optimizer"] == f"{8 * whole / 2**20:.1f} MiB"
+    assert rows["examples"] == "100; 8 a step"
+    assert rows["steps"] == "26 (2 epochs of 13)"
+
+
+def test_numbers_of_devices_and_examples_go_with_recipes_alone(tiny_world: TinyWorld) -> None:
+    with pytest.raises(UsageError, match="--devices and --examples go with a recipe"):
+        describe(tiny_world.model, devices=2)
 
 
 def test_a_stopped_run_says_where_it_stands(tmp_path: Path) -> None:
     text = "generator: g\nembedder: e\ndata: {passages: p.jsonl, questions: q.jsonl}\n"
     (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
     assert "no checkpoint" in rows_of(tmp_path)["state"]
-    (tmp_path / "checkpoint-7").mkdir()
     log = [{"loss": 3.0, "step": 5}, {"eval_recall@1": 0.25, "step": 7}]
-    (tmp_path / "checkpoint-7" / "trainer_state.json").write_text(json.dumps({"log_history": log}), encoding="utf-8")
+    with whole_folder(tmp_path / "checkpoint-7") as draft:
+        (draft / "trainer_state.json").write_text(json.dumps({"log_history": log}), encoding="utf-8")
     rows = rows_of(tmp_path)
     assert "checkpoint-7" in rows["state"]
     assert rows["eval_recall@1"] == "0.25"
@@ -143,6 +174,56 @@ def test_a_wrong_report_is_refused(tmp_path: Path, content: str, message: str) -
     for path in (tmp_path, tmp_path / "report.json"):
         with pytest.raises(InputError, match=message):
             describe(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("trainer_state.json", "{}", "this is a part of a checkpoint: give {folder}"),
+        ("config.json", '{"model_type": "llama"}', "this is a part of a model folder: give {folder}"),
+        ("metrics.json", '{"metrics": {}, "log": []}', "this is a part of a run folder: give {folder}"),
+        ("llama.json", '{"model_type": "llama"}', "it looks like a model's configuration: give the model's folder"),
+        (
+            "dev.json",
+            '{"version": "1.1", "data": []}',
+            "it looks like SQuAD: cosup convert squad {folder}/dev.json OUT",
+        ),
+        (
+            "dev.json",
+            '[{"question": "who?", "supporting_facts": []}]',
+            "it looks like HotpotQA: cosup convert hotpotqa {folder}/dev.json OUT",
+        ),
+        ("q.json", '[{"question": "who?"}]', "it looks like data in one list: cosup reads JSONL, one object a line"),
+        ("other.json", "[1, 2]", "found no JSON object; expected a report of 'cosup evaluate'"),
+    ],
+)
+def test_an_unknown_json_file_is_told_by_what_it_is_near_to(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        describe(tmp_path / name)
+    assert str(caught.value).endswith(message.format(folder=tmp_path))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["model/cosup.json", "index/index.json"], "its folders are known: give {folder}/index, {folder}/model"),
+        (["model.safetensors"], "it has weights and no config.json, which a model folder needs"),
+        (["a.parquet", "b.yaml"], "give one of its files: a.parquet, b.yaml"),
+        (["picture.png"], "expected a model, index, run or data folder, or Markdown and text files"),
+        ([], "expected a model, index, run or data folder, or Markdown and text files"),
+    ],
+)
+def test_an_unknown_folder_is_told_by_what_it_is_near_to(tmp_path: Path, files: list[str], message: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        describe(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: nothing here that cosup knows; {message.format(folder=tmp_path)}"
 
 
 def test_damaged_weights_and_missing_paths_are_refused(tiny_world: TinyWorld, tmp_path: Path) -> None:
