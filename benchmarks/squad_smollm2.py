@@ -31,6 +31,7 @@ from cosup.records import Passage, Question
 
 logger = logging.getLogger(__name__)
 
+NOTES = Path(__file__).with_name("squad_smollm2.md")
 FIGURES = {
     "retrieved": ("retrieved_first", "recall@1", "recall@10", "mrr", "contains_answer", "exact_match", "f1",
                   "citation_precision", "citation_recall"),
@@ -48,6 +49,8 @@ class Plan:
     every: int
     dev_every: int
     dtype: str
+    page_only: bool
+    notes: Path
 
     @property
     def folder(self) -> Path:
@@ -59,6 +62,15 @@ def main() -> None:
     """Run every step that has not been run and write the page."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     plan, page = _arguments()
+    file = plan.folder / "record.json"
+    if not (plan.page_only and file.is_file()):
+        file.write_text(json.dumps(_measure(plan), indent=2) + "\n", encoding="utf-8")
+    page.write_text(_page(json.loads(file.read_text(encoding="utf-8")), plan), encoding="utf-8")
+    logger.info("wrote %s", page)
+
+
+def _measure(plan: Plan) -> dict[str, Any]:
+    """Index, answer and measure, as far as that has not been done; return the record of everything."""
     passages, test = read_passages(plan.data / "passages.jsonl"), read_questions(plan.data / "questions.test.jsonl")
     dev = read_questions(plan.data / "questions.dev.jsonl")
     sets = _question_sets(plan, test, dev)
@@ -71,7 +83,7 @@ def main() -> None:
         "test": _bm25(passages, sets["retrieved"]),
         "dev": _bm25([p for p in passages if p.id in _pool(dev)], sets["dev"]),
     }
-    record = {
+    return {
         "hardware": hardware(),
         "commit": commit(),
         "commands": commands,
@@ -80,9 +92,6 @@ def main() -> None:
         "bm25": bm25,
         "passages": {"test": len(passages), "dev": len(_pool(dev))},
     }
-    (plan.folder / "record.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    page.write_text(_page(record, plan), encoding="utf-8")
-    logger.info("wrote %s", page)
 
 
 def _arguments() -> tuple[Plan, Path]:
@@ -93,8 +102,11 @@ def _arguments() -> tuple[Plan, Path]:
     parser.add_argument("--dev-every", type=int, default=5, help="take every n-th dev question")
     parser.add_argument("--dtype", default="bfloat16", help="type of the weights while answering")
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="page to write")
+    parser.add_argument("--page-only", action="store_true", help="write the page from the record of an earlier call")
+    parser.add_argument("--notes", type=Path, default=NOTES, help="text that ends the page: what the figures mean")
     found = parser.parse_args()
-    return Plan(found.run, found.data, found.every, found.dev_every, found.dtype), found.page
+    plan = Plan(found.run, found.data, found.every, found.dev_every, found.dtype, found.page_only, found.notes)
+    return plan, found.page
 
 
 def _pool(questions: Sequence[Question]) -> list[str]:
@@ -172,12 +184,11 @@ def _page(record: dict[str, Any], plan: Plan) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `benchmarks/squad_smollm2.py`; nothing here is typed by hand. All figures in percent.",
+        "Written by `benchmarks/squad_smollm2.py`; no figure is typed by hand. All figures in percent.",
         "",
         f"## SQuAD, a pair of SmolLM2-135M-Instruct, {steps} steps",
         "",
-        f"Commit {record['commit']}; {record['hardware']}. Training took "
-        f"{training['metrics']['train_runtime'] / 60:.0f} minutes of wall time.",
+        f"Commit {record['commit']}; {record['hardware']}.",
         "",
         "```sh",
         _training_command(plan),
@@ -199,6 +210,8 @@ def _page(record: dict[str, Any], plan: Plan) -> str:
         lines.append(f"| BM25 {figure} | {test:.1f} | | {dev:.1f} |")
     lines.append(f"| BM25 top passage contains the answer | {record['bm25']['test']['answer_in_passage']:.1f} | | |")
     lines += ["", "Training curve (mean since the line before):", "", *_curve(training["log"])]
+    if plan.notes.is_file():
+        lines += ["", plan.notes.read_text(encoding="utf-8").strip()]
     return "\n".join(lines) + "\n"
 
 

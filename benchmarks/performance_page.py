@@ -1,0 +1,160 @@
+"""Write docs/performance.md from the records of the benchmarks.
+
+    python benchmarks/performance_page.py --records runs/performance
+
+Reads `training.json` (training.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json`
+(gpu_training.py) and `two_nodes.json` (two_nodes.py); a section whose record is not there is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from training import table
+
+Record = Mapping[str, Any]
+
+
+def main() -> None:
+    """Read the records and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--records", type=Path, default=Path("runs/performance"), help="folder of the JSON files")
+    parser.add_argument("--page", type=Path, default=Path("docs/performance.md"), help="page to write")
+    found = parser.parse_args()
+    paths = {name: found.records / f"{name}.json" for name in SECTIONS}
+    records = {n: json.loads(p.read_text(encoding="utf-8")) for n, p in paths.items() if p.is_file()}
+    if not records:
+        raise SystemExit(
+            f"{found.records} holds no record; expected one of {', '.join(p.name for p in paths.values())}"
+        )
+    found.page.write_text(page(records), encoding="utf-8")
+
+
+def page(records: Mapping[str, Record]) -> str:
+    """Return the page's text."""
+    lines = ["# Speed and memory", "", "Written by `benchmarks/performance_page.py`; nothing here is typed by hand."]
+    for name, section in SECTIONS.items():
+        if name in records:
+            lines += ["", *section(records[name])]
+    return "\n".join(lines) + "\n"
+
+
+def origin(record: Record) -> list[str]:
+    """Return what every section ends with: machine, versions, commit and command."""
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    where = f"Commit {record['commit']}; {record['hardware']}; {versions}."
+    return ["", where, "", "```sh", record["command"], "```"]
+
+
+def training(record: Record) -> list[str]:
+    """The yardstick and cosup on the same data."""
+    own = record["settings"]
+    lines = [
+        "## Training against the paper's procedure",
+        "",
+        "`baseline` is the procedure of the paper's code as it is described, written anew "
+        "(`benchmarks/yardstick.py`): float32, padded to the longest row, logits at every position. `cosup` are our "
+        "defaults with bf16; `cosup same supervision` supervises the passages too, as the baseline does. Generator and "
+        f"embedder have {own['layers']} layers x {own['hidden']} and a vocabulary of {own['vocabulary']:,}, the same "
+        f"first weights, and {own['batch_size']} questions of `{own['questions']}` a step in the same order; learning "
+        f"rate {own['learning_rate']:g}; {own['threads']} threads, {own['device']}. A rate counts the real tokens of "
+        "both models and is the median over the steps. The loss is that of [Ret], claims, [Ce] and final text of "
+        f"{own['held_out']} held-out questions.",
+        "",
+        *table(record),
+    ]
+    named = {"loss_ratio": "cosup", "loss_ratio_same_supervision": "cosup same supervision"}
+    ratios = [f"{title}: {record[name]:.3f}" for name, title in named.items() if name in record]
+    if ratios:
+        lines += ["", f"Held-out loss over the baseline's: {'; '.join(ratios)}."]
+    return lines + origin(record)
+
+
+def mfu(record: Record) -> list[str]:
+    """Arithmetic of one large GPU."""
+    part = record["setting"]["mfu"]
+    sizes = record["runs"]["mfu"]["matrix_parameters"]
+    side = part["matmul"]
+    return [
+        f"## Arithmetic used ({part['device']})",
+        "",
+        f"A pair of {sizes['generator'] / 1e9:.2f} B and {sizes['embedder'] / 1e9:.2f} B parameters (matrices of the "
+        f"bodies), {part['batch_size']} examples a step, bf16. Model FLOPs: {record['formula']}.",
+        "",
+        f"| real tokens/s | TFLOP/s | {side}^3 bf16 product, TFLOP/s | share | peak memory, GB |",
+        "|---:|---:|---:|---:|---:|",
+        f"| {record['tokens_per_second']:.0f} | {record['flops'] / 1e12:.1f} | {record['matmul_flops'] / 1e12:.1f} | "
+        f"{100 * record['mfu']:.1f}% | {record['peak_memory_gb']:.1f} |",
+        *origin(record),
+    ]
+
+
+def gradcache(record: Record) -> list[str]:
+    """Tokens a second with few and with many negatives."""
+    parts, runs = record["setting"], record["runs"]
+    lines = [
+        f"## Many in-batch negatives ({parts['few']['device']})",
+        "",
+        f"At most {parts['few']['options']['micro_batch_tokens']:,} tokens a pack.",
+        "",
+        "| candidates a step | real tokens/s | peak memory, GB | times slower |",
+        "|---:|---:|---:|---:|",
+    ]
+    for name, slower in (("few", 1.0), ("many", record["slowdown"])):
+        rate, memory = runs[name]["tokens_per_second"], runs[name]["peak_memory_gb"]
+        lines.append(f"| {parts[name]['batch_size']:,} | {rate:.0f} | {memory:.1f} | {slower:.2f} |")
+    return lines + origin(record)
+
+
+def lora_memory(record: Record) -> list[str]:
+    """Two adapters on one base against full training."""
+    part = record["setting"]["full"]
+    shape = part["shape"]
+    return [
+        f"## Two adapters on one base ({part['device']})",
+        "",
+        f"Models of {shape['layers']} layers x {shape['hidden']}, {part['batch_size']} sequences a step, activation "
+        f"checkpointing in both.",
+        "",
+        "| full training of two models, peak GB | two LoRA adapters, peak GB | share |",
+        "|---:|---:|---:|",
+        f"| {record['full_peak_memory_gb']:.2f} | {record['lora_peak_memory_gb']:.2f} | {record['memory_ratio']:.2f} |",
+        *origin(record),
+    ]
+
+
+def two_nodes(record: Record) -> list[str]:
+    """Two namespaces against one process."""
+    found = "equal" if record["equal"] else "not equal"
+    options = "".join(f", {name}={value}" for name, value in record["options"].items())
+    return [
+        "## Two nodes",
+        "",
+        f"`torchrun --nnodes 2` in two network namespaces joined by a virtual link (gloo{options}), against one "
+        f"process with the same {record['batch_size']} examples a step, {record['steps']} steps: {found}.",
+        "",
+        "| largest difference of a logged loss | distance of the weights, of the way | MB over the link | seconds |",
+        "|---:|---:|---:|---:|",
+        f"| {100 * record['loss_difference']:.4f}% (at most {100 * record['loss_tolerance']:g}%) | "
+        f"{100 * record['weight_distance']:.4f}% (at most {100 * record['weight_tolerance']:g}%) | "
+        f"{record['link_megabytes']:.1f} | {record['seconds']:.0f} |",
+        *origin(record),
+    ]
+
+
+SECTIONS: dict[str, Callable[[Record], list[str]]] = {
+    "training": training,
+    "gpu_mfu": mfu,
+    "gpu_gradcache": gradcache,
+    "gpu_lora_memory": lora_memory,
+    "lora_memory": lora_memory,
+    "two_nodes": two_nodes,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,428 @@
+"""The benchmarks: the yardstick does what is said of it, figures are counted rightly, pages say what records say."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cosup.data.atlas import build_atlas
+from cosup.data.encoding import EncodedExample, Kind
+from cosup.data.writing import write_jsonl
+from tests.pairs import BY_ID, EXAMPLES, encoder, pair
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import one another as scripts do
+
+import gpu_training
+import performance_page
+import training as training_benchmark
+import two_nodes
+import yardstick
+from gpu_training import Part, Shape, World
+from yardstick import Counts, Meter, Yardstick
+
+CPU = torch.device("cpu")
+BENCHMARKS = Path(yardstick.__file__).parent
+
+
+def encoded(model: Any, count: int = 4) -> list[EncodedExample]:
+    own = encoder(model)
+    found = [own.example(e, BY_ID) for e in EXAMPLES[:count]]
+    found[0].add([found[0].input_ids[-1]] * 7, Kind.WRITTEN)  # so that the others are padded
+    return found
+
+
+def settings(rate: float = 1e-3, **more: Any) -> Yardstick:
+    return Yardstick(rate, 4, generator_pad=0, embedder_pad=0, **more)
+
+
+def passage_encoder(model: Any) -> Callable[[str], list[int]]:
+    return lambda passage_id: model.encode_passage(BY_ID[passage_id].rendered)
+
+
+def batch_of(model: Any) -> dict[str, torch.Tensor]:
+    return yardstick.collate(encoded(model), passage_encoder(model), settings())
+
+
+# -- the yardstick -----------------------------------------------------------------------------------------------------
+
+
+def test_the_yardstick_labels_padding_and_passages_and_not_the_prompt() -> None:
+    model = pair()
+    examples, batch = encoded(model), batch_of(model)
+    for row, example in enumerate(examples):
+        own, prompt = len(example.input_ids), sum(kind == Kind.PROMPT for kind in example.kinds)
+        assert batch["labels"][row, :prompt].tolist() == [-100] * prompt
+        assert batch["labels"][row, prompt:own].tolist() == example.input_ids[prompt:]
+        assert set(batch["labels"][row, own:].tolist()) <= {0}
+    assert (batch["attention_mask"][1:, -1] == 0).all()
+    assert len(batch["passage_input_ids"]) == sum(len(e.passage_ids) for e in examples)
+
+
+@torch.no_grad()
+def test_the_yardstick_loss_is_the_one_computed_by_hand() -> None:
+    model = pair()
+    model.double()
+    batch = batch_of(model)
+    own = settings(nsp_weight=0.5)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    out = model.generator(ids, attention_mask=mask, output_hidden_states=True)
+    terms = []
+    for row in range(len(ids)):
+        for place in range(1, ids.shape[1]):
+            target = int(batch["labels"][row, place])
+            if target != -100:
+                terms.append(-float(out.logits[row, place - 1].log_softmax(-1)[target]))
+    queries = out.hidden_states[-1][batch["ret_rows"], batch["ret_columns"]]
+    states = model.embedder(batch["passage_input_ids"], attention_mask=batch["passage_attention_mask"])
+    scores = queries @ states.last_hidden_state[:, -1].T
+    nsp = [-float(scores[i].log_softmax(-1)[i]) for i in range(len(scores))]
+    expected = sum(terms) / len(terms) + 0.5 * sum(nsp) / len(nsp)
+    found = yardstick.step_loss(model.generator, model.embedder, batch, own)
+    assert float(found) == pytest.approx(expected, rel=1e-9)
+
+
+@torch.no_grad()
+def test_the_yardstick_reads_padding_states_as_embeddings() -> None:
+    model = pair()
+    batch = batch_of(model)
+    assert (batch["passage_attention_mask"][:, -1] == 0).any()
+    longer = dict(batch)
+    for name in ("passage_input_ids", "passage_attention_mask"):
+        longer[name] = torch.cat([batch[name], torch.zeros_like(batch[name][:, :3])], dim=1)
+    losses = [float(yardstick.step_loss(model.generator, model.embedder, b, settings())) for b in (batch, longer)]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6)  # the fault it is there to show
+
+
+def test_the_yardstick_clips_the_body_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pair()
+    norms: dict[str, float] = {}
+
+    def spy(self: Any, closure: Any = None) -> None:
+        for name, part in (("body", model.generator.base_model), ("embedder", model.embedder)):
+            norms[name] = float(torch.stack([p.grad.norm() for p in part.parameters() if p.grad is not None]).norm())
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    examples, own = encoded(model), settings(max_norm=1e-3, nsp_weight=1.0)
+    yardstick.train((model.generator, model.embedder), examples, passage_encoder(model), own, Meter(CPU))
+    assert norms["body"] == pytest.approx(1e-3, rel=1e-2)
+    assert norms["embedder"] > 1e-2
+
+
+def test_the_yardstick_learns() -> None:
+    model = pair()
+    meter = Meter(CPU)
+    examples = encoded(model) * 15
+    losses = yardstick.train((model.generator, model.embedder), examples, passage_encoder(model), settings(1e-2), meter)
+    assert len(losses) == len(meter.steps) == 15
+    assert losses[-1] < 0.7 * losses[0]
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+def test_packed_and_padded_batches_count_alike() -> None:
+    ids, labels = torch.ones(1, 5, dtype=torch.long), torch.tensor([[-100, 7, 7, -100, 7]])
+    packed = {"input_ids": ids, "lengths": torch.tensor([3, 2]), "labels": labels}
+    packed |= {"passage_input_ids": ids[:, :4], "passage_lengths": torch.tensor([4])}
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    padded = {"input_ids": mask, "attention_mask": mask, "labels": torch.tensor([[-100, 7, 7], [-100, 7, -100]])}
+    padded |= {"passage_input_ids": ids[:, :4], "passage_attention_mask": ids[:, :4]}
+    expected = Counts(5, 4, 9, 13, 16, 3)
+    assert yardstick.count_batch(packed) == expected
+    assert yardstick.count_batch(padded) == replace(expected, slots=10)
+    assert yardstick.count_batch({"packs": [packed, padded]}) == Counts(10, 8, 19, 26, 32, 6)
+
+
+def test_a_meter_leaves_the_warm_up_out_of_the_rate_and_not_of_the_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 10.0, 12.0, 16.0])
+    monkeypatch.setattr(yardstick.time, "perf_counter", lambda: next(times))
+    meter = Meter(CPU)
+    meter.start()
+    for real, slots in ((1, 2), (8, 10), (12, 12)):
+        meter.add(Counts(generator=real - 1, embedder=1, slots=slots))
+        meter.end_step()
+    report = meter.report()
+    assert report["rates"] == [4.0, 3.0]
+    assert report["tokens_per_second"] == 3.5
+    assert report["padding_share"] == pytest.approx(1 - 21 / 24)
+
+
+def test_peak_memory_grows_with_what_is_held() -> None:
+    before = yardstick.peak_memory_gb(CPU)
+    held = torch.ones(int(before * 1e9) // 4 + 50_000_000)
+    after = yardstick.peak_memory_gb(CPU)
+    assert after - before > 0.15
+    assert held[0] == 1
+
+
+@torch.no_grad()
+def test_the_held_out_loss_is_over_what_the_model_writes_whatever_the_batch() -> None:
+    model = pair()
+    examples = encoded(model)
+    terms = []
+    for example in examples:
+        logits = model.generator(torch.tensor([example.input_ids])).logits[0].log_softmax(-1)
+        for place, (token, kind) in enumerate(zip(example.input_ids, example.kinds, strict=True)):
+            if kind == Kind.WRITTEN:
+                terms.append(-float(logits[place - 1, token]))
+    for size in (1, 4):
+        found = yardstick.held_out_loss(model.generator, examples, size)
+        assert found == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+# -- benchmarks/training.py --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> training_benchmark.Setting:
+    folder = tmp_path_factory.mktemp("benchmark")
+    atlas = build_atlas(seed=0, train_entities=400, test_entities=20)
+    write_jsonl(folder / "passages.jsonl", atlas.train_passages)
+    write_jsonl(folder / "questions.jsonl", atlas.train_questions)
+    setting = training_benchmark.Setting(
+        str(folder / "passages.jsonl"), str(folder / "questions.jsonl"), steps=2, batch_size=3, threads=1, layers=1,
+        hidden=32, vocabulary=2000, held_out=5,
+    )  # fmt: skip
+    return replace(setting, tokenizer=str(training_benchmark.train_tokenizer(setting, folder / "tokenizer")))
+
+
+def test_all_runs_start_from_the_same_weights_and_see_the_same_examples(small: training_benchmark.Setting) -> None:
+    still = replace(small, learning_rate=0.0)
+    found = {name: training_benchmark.run(name, still) for name in training_benchmark.RUNS}
+    losses = [figures["loss"] for figures in found.values()]
+    assert losses == [losses[0]] * 3
+    assert losses[0] == pytest.approx(math.log(small.vocabulary), rel=0.1)
+    ours, theirs = found["cosup"]["real_tokens"], found["baseline"]["real_tokens"]
+    assert found["cosup_same_supervision"]["real_tokens"] == ours
+    assert 0.8 * theirs <= ours <= theirs  # the baseline embeds a passage once for each [Ret]
+    for figures in found.values():
+        assert len(figures["seconds"]) == small.steps
+        assert figures["peak_memory_gb"] > 0.05
+
+
+def test_held_out_questions_are_the_last_and_never_trained_on(small: training_benchmark.Setting) -> None:
+    lines = Path(small.questions).read_text(encoding="utf-8").splitlines()
+    last = [json.loads(line)["id"] for line in lines[-small.held_out :]]
+    _, trained, held_out = training_benchmark.load_data(replace(small, steps=len(lines)))
+    assert [e.id for e in held_out] == last
+    assert len(trained) == 3 * len(lines)
+    assert {e.id for e in trained} == {json.loads(line)["id"] for line in lines[: -small.held_out]}
+
+
+def runs() -> dict[str, Any]:
+    def figures(rate: float, memory: float, loss: float) -> dict[str, Any]:
+        return {"tokens_per_second": rate, "padding_share": 0.25, "peak_memory_gb": memory, "loss": loss}
+
+    return {
+        "baseline": figures(200.0, 10.0, 5.0),
+        "cosup": figures(1100.0, 3.0, 4.9),
+        "cosup_same_supervision": figures(900.0, 3.5, 5.05),
+    }
+
+
+def test_ratios_are_ours_over_the_baseline() -> None:
+    found = training_benchmark.summary(runs())
+    assert found["speedup"] == pytest.approx(5.5)
+    assert found["speedup_same_supervision"] == pytest.approx(4.5)
+    assert found["memory_ratio"] == pytest.approx(0.3)
+    assert found["loss_ratio"] == pytest.approx(0.98)
+    alone = training_benchmark.summary({"cosup": runs()["cosup"]})
+    assert set(alone) == {"cosup"}
+
+
+def test_a_setting_survives_its_way_to_another_process(small: training_benchmark.Setting, tmp_path: Path) -> None:
+    own = replace(small, options={"micro_batch_tokens": 700, "optim": "adamw_torch"}, learning_rate=1.5e-4, seed=3)
+    found = training_benchmark.arguments(training_benchmark.child_words("cosup", own, tmp_path / "result.json"))
+    assert training_benchmark.setting_of(found) == own
+    assert (found.run, found.json) == ("cosup", tmp_path / "result.json")
+
+
+@pytest.mark.bench
+def test_each_run_gets_a_process_of_its_own(small: training_benchmark.Setting) -> None:
+    found = training_benchmark.in_own_process("baseline", replace(small, steps=2))
+    assert len(found["rates"]) == 1
+    assert found["tokens_per_second"] == found["rates"][0] > 0
+
+
+# -- benchmarks/gpu_training.py ----------------------------------------------------------------------------------------
+
+SHAPE = Shape(layers=2, hidden=32, inner=64, heads=2, key_value_heads=1, vocabulary=1024)
+WORLD = World(8, 4, 12, 6)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("base")
+    gpu_training.save_base(SHAPE, folder)
+    return str(folder)
+
+
+def part(base: str, **more: Any) -> Part:
+    return Part(**({"shape": SHAPE, "world": WORLD, "batch_size": 4, "steps": 3, "warm_up": 1, "device": "cpu",
+                    "base": base} | more))  # fmt: skip
+
+
+def test_flops_are_those_that_torch_counts(base: str) -> None:
+    model = gpu_training.build_pair(part(base))
+    sizes = gpu_training.matrix_parameters(model)
+    length = 24
+    with FlopCounterMode(display=False) as counter:
+        states = model.generator.base_model(torch.zeros(1, length, dtype=torch.long)).last_hidden_state
+        model.generator.get_output_embeddings()(states)
+    attention = 4 * SHAPE.layers * SHAPE.hidden * length**2  # torch counts all of it, the causal half and the other
+    counted = counter.get_flop_counts()["Global"]
+    matrices = sum(n for op, n in counted.items() if "attention" not in str(op))
+    assert matrices == 2 * length * (sizes["generator"] + sizes["head"])
+    assert sizes["embedder"] == sizes["generator"]
+    counts = Counts(generator=length, generator_squares=length**2, supervised=length)
+    assert gpu_training.step_flops(counts, sizes, SHAPE) == 3 * matrices + 3 * attention / 2
+
+
+def test_a_world_has_the_lengths_that_are_said(base: str) -> None:
+    model = gpu_training.build_pair(part(base))
+    own = encoder(model)
+    for world in (WORLD, World(4, 60, 250, 179, 0.0)):
+        passages, examples = gpu_training.make_world(world, SHAPE.vocabulary)
+        lengths = [len(own.example(e, passages).input_ids) for e in examples]
+        assert len(examples) == len(passages) == world.examples
+        assert max(lengths) <= gpu_training.longest_example(world)
+    assert lengths == [512] * 4
+    assert len({p.text for p in passages.values()}) == 4
+
+
+def test_a_part_survives_its_way_to_another_process(base: str) -> None:
+    own = part(base, options={"micro_batch_tokens": 7})
+    assert gpu_training.read_part(json.loads(json.dumps(asdict(own)))) == own
+
+
+def test_arithmetic_is_measured(base: str) -> None:
+    own = part(base, matmul=64)
+    found = gpu_training.run_part(own)
+    assert found["flops"] > 0
+    assert found["matmul_flops"] > 0
+    summary = gpu_training.summarise_mfu({"mfu": found})
+    assert summary["mfu"] == pytest.approx(found["flops"] / found["matmul_flops"])
+    assert len(found["rates"]) == own.steps - own.warm_up
+
+
+def test_summaries_compare_the_right_way_round() -> None:
+    rates = {"few": {"tokens_per_second": 130.0}, "many": {"tokens_per_second": 100.0}}
+    assert gpu_training.summarise_gradcache(rates)["slowdown"] == pytest.approx(1.3)
+    peaks = {"full": {"peak_memory_gb": 10.0}, "lora": {"peak_memory_gb": 4.0}}
+    assert gpu_training.summarise_lora_memory(peaks)["memory_ratio"] == pytest.approx(0.4)
+
+
+# -- benchmarks/two_nodes.py -------------------------------------------------------------------------------------------
+
+CURVE = [{"loss": 2.0, "ntp_loss": 1.5, "nsp_loss": 0.5}, {"loss": 1.0, "ntp_loss": 0.8, "nsp_loss": 0.2}]
+NEAR = {"largest_weight_difference": 1e-6, "weight_distance": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("curve", "distance", "equal"),
+    [
+        (CURVE, NEAR, True),
+        ([CURVE[0], CURVE[1] | {"nsp_loss": 0.2004}], NEAR, False),
+        (CURVE[:1], NEAR, False),
+        ([], NEAR, False),
+        (CURVE, NEAR | {"weight_distance": 0.5}, False),
+        ([CURVE[0], CURVE[1] | {"loss": float("nan")}], NEAR, False),
+        (CURVE, NEAR | {"weight_distance": float("nan")}, False),
+    ],
+)
+def test_only_the_same_curve_and_weights_are_equal(curve: Any, distance: Any, equal: bool) -> None:
+    found = two_nodes.judge(CURVE, curve, distance, two_nodes.Tolerance())
+    assert found["equal"] is equal
+
+
+def test_weights_are_compared_over_both_models(base: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    model = gpu_training.build_pair(part(base))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.01)
+    model.save_pretrained(one)
+    assert two_nodes.weight_distance(Path(base), one, one)["weight_distance"] == 0
+    with torch.no_grad():
+        for p in model.embedder.parameters():
+            p.sub_(0.01)
+    model.save_pretrained(two)
+    found = two_nodes.weight_distance(Path(base), one, two)
+    assert found["largest_weight_difference"] == pytest.approx(0.01, rel=1e-4)
+    assert 0.5 < found["weight_distance"] < 1
+
+
+def can_make_namespaces() -> bool:
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return False
+    made = subprocess.run(["ip", "netns", "add", "cosup-probe"], check=False, capture_output=True)
+    if made.returncode:
+        return False
+    return not subprocess.run(["ip", "netns", "del", "cosup-probe"], check=False, capture_output=True).returncode
+
+
+@pytest.mark.distributed
+def test_two_namespaces_join_and_nothing_is_left() -> None:
+    if not can_make_namespaces():
+        pytest.skip("network namespaces need root and iproute2")
+    command = [sys.executable, str(BENCHMARKS / "two_nodes.py"), "--selftest"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 + 2 = 3" in done.stdout
+    left = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+    assert "cosup-" not in left
+
+
+# -- benchmarks/performance_page.py ------------------------------------------------------------------------------------
+
+
+def origin() -> dict[str, Any]:
+    versions = {"torch": "2.13.0", "transformers": "5.23.0"}
+    return {"commit": "abc1234", "hardware": "a machine", "command": "python benchmarks/x.py", "versions": versions}
+
+
+def test_the_page_has_a_section_for_each_record_and_no_other(base: str) -> None:
+    own = asdict(training_benchmark.Setting("passages.jsonl", "questions.jsonl"))
+    figures = {"tokens_per_second": 50_000.0, "peak_memory_gb": 70.0, "matmul_flops": 8e14, "flops": 4e14}
+    sizes = {"generator": 10**9, "embedder": 10**9, "head": 10**8}
+    mfu = gpu_training.summarise_mfu({"mfu": figures})
+    mfu |= {"runs": {"mfu": {"matrix_parameters": sizes}}, "setting": {"mfu": asdict(part(base, matmul=8192))}}
+    peaks = {"full": {"peak_memory_gb": 10.0}, "lora": {"peak_memory_gb": 4.0}}
+    lora = gpu_training.summarise_lora_memory(peaks) | {"setting": {"full": asdict(part(base))}}
+    nodes = two_nodes.judge(CURVE, CURVE, NEAR, two_nodes.Tolerance())
+    nodes |= {"seconds": 30.0, "link_megabytes": 12.0, "steps": 20, "batch_size": 16, "options": {}}
+    records = {
+        "training": {"settings": own} | training_benchmark.summary(runs()) | origin(),
+        "gpu_mfu": mfu | origin(),
+        "lora_memory": lora | origin(),
+        "two_nodes": nodes | origin(),
+    }
+    text = performance_page.page(records)
+    assert text.count("\n## ") == 4
+    assert "| cosup | 1100 | 25.0% | 3.00 | 4.900 | 5.50x | 0.30x |" in text
+    assert "| 50000 | 400.0 | 800.0 | 50.0% | 70.0 |" in text
+    assert "| 10.00 | 4.00 | 0.40 |" in text
+    assert "20 steps: equal." in text
+    assert text.count("Commit abc1234; a machine; torch 2.13.0, transformers 5.23.0.") == 4
+    assert "negatives" not in text
+    assert performance_page.page({"two_nodes": records["two_nodes"]}).count("\n## ") == 1
+
+
+def test_the_page_is_not_written_without_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(sys, "argv", ["x", "--records", str(tmp_path), "--page", str(page)])
+    with pytest.raises(SystemExit, match=r"training\.json"):
+        performance_page.main()
+    assert not page.exists()
