@@ -384,10 +384,15 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command line (that of the process by default) and return its exit code."""
     command = typer.main.get_command(app)
     main_of: Callable[..., Any] = command.main
-    return run(
+    code = run(
         lambda arguments: main_of(arguments, prog_name="cosup", standalone_mode=False),
         sys.argv[1:] if words is None else words,
     )
+    if "torch.distributed" in sys.modules:
+        from cosup.training.processes import leave
+
+        leave(code)
+    return code
 
 
 def split_overrides(words: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:

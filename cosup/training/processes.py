@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,3 +54,22 @@ def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:
         distributed.barrier()
+
+
+def leave(code: int) -> None:
+    """End this process at once where it is one of several; alone, do nothing.
+
+    gloo's threads outlive the process group: one that lets go of a tensor while Python shuts down aborts the process
+    (`terminate called without an active exception`), and torchrun then calls a finished run failed.
+
+    Args:
+        code: the exit code. Where it is not 0 the others are not waited for: they may be gone.
+    """
+    if world_size() == 1:
+        return
+    if code == 0:
+        distributed.destroy_process_group()
+    atexit._run_exitfuncs()  # trackers close their runs here
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -19,6 +19,7 @@ from torch import nn
 from cosup.losses.gather import agree, gather
 from cosup.losses.gradcache import PackVectors, RandomState, cache_gradients, surrogate_loss
 from cosup.losses.nsp import Contrast, ContrastOptions, contrast
+from cosup.training.processes import leave
 
 WORLD = 2
 WIDTH = 3
@@ -213,7 +214,7 @@ def main(rank: int, store: str, results: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD, timeout=timeout)
     found = dict(itertools.chain(_gathers(rank), _contrasts(rank), _counted(rank), _caches(rank)))
     torch.save(found, results)
-    dist.destroy_process_group()
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,27 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path) -
     same(whole, last, tolerance=1e-4)
 
 
+LEAVING = """
+import atexit, sys, threading, torch.distributed as dist
+from cosup.training.processes import leave
+dist.init_process_group("gloo", init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+atexit.register(print, "closed")
+threading.Thread(target=threading.Event().wait).start()  # like gloo's, it would outlive the work
+dist.barrier()
+leave(int(sys.argv[3]))
+print("still here")
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_process_leaves_at_once_with_its_code_and_what_was_registered(code: int, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", LEAVING, f"file://{tmp_path / 'meeting'}"]
+    both = [subprocess.Popen([*words, str(rank), str(code)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [code, code]
+    assert said == ["closed\n", "closed\n"]
+
+
 def test_steps_of_another_size_are_refused(tmp_path: Path) -> None:
     """Places in the data are counted in steps: going on with other steps would pass over examples."""
     config = {"save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2}

@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 from cosup.training.config import CoSupervisionConfig
-from cosup.training.processes import rank, world_size
+from cosup.training.processes import leave, rank, world_size
 from cosup.training.saving import last_complete_checkpoint
 from cosup.training.trainer import CoSupervisionTrainer
 from tests import pairs
@@ -49,8 +49,7 @@ def main() -> None:
             torch.save(trainer.model.state_dict() if state is None else state, folder / "weights.pt")
             record = {"log": trainer.state.log_history, "eval": figures, "processes": world_size()}
             (folder / "log.json").write_text(json.dumps(record), encoding="utf-8")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave(0)
 
 
 if __name__ == "__main__":
