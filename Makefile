@@ -19,7 +19,7 @@ demo: $(READY)
 	$(BIN)/cosup demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from cosup.errors import InputError, did_you_mean
 
 Json: TypeAlias = Mapping[str, Any]
+Scalar: TypeAlias = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of text that can be retrieved and cited."""
+    """A piece of text that can be retrieved and cited; `metadata` is what searches can be limited by."""
 
     id: str
     title: str
     text: str
+    metadata: Mapping[str, Scalar] = field(default_factory=dict, hash=False)
 
     @property
     def rendered(self) -> str:
@@ -31,12 +33,15 @@ class Passage:
 
     @classmethod
     def from_dict(cls, record: Json) -> Passage:
-        """Check and read `{"id", "title", "text"}`; the title may be missing."""
-        return cls(_id(record), _text(record, "title", default=""), _text(record, "text", filled=True))
+        """Check and read `{"id", "title", "text", "metadata"?}`; the title may be missing."""
+        return cls(
+            _id(record), _text(record, "title", default=""), _text(record, "text", filled=True), _metadata(record)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {"id": self.id, "title": self.title, "text": self.text}
+        record: dict[str, Any] = {"id": self.id, "title": self.title, "text": self.text}
+        return record | ({"metadata": dict(self.metadata)} if self.metadata else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,13 +301,30 @@ def _texts(record: Json, name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _metadata(record: Json) -> dict[str, Scalar]:
+    """Read flat metadata; a field that is null is as good as not there."""
+    value = record.get("metadata")
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _wrong("metadata", value, "an object")
+    for key, item in value.items():
+        if not (item is None or isinstance(item, str | bool) or _is_number(item)):
+            raise _wrong(f"metadata.{key}", item, "text, a number, true or false")
+    return {key: item for key, item in value.items() if item is not None}
+
+
 def _number(record: Json, name: str) -> float:
     value = record.get(name)
     if value is None:
         raise _missing(record, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+    if not _is_number(value):
         raise _wrong(name, value, "a number")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
 
 
 def _whole(record: Json, name: str) -> int:

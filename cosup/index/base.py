@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosup.errors import InputError, UsageError
+from cosup.index.filters import Filter
 from cosup.records import Hit, Passage
 from cosup.version import __version__
 
@@ -51,13 +52,16 @@ class VectorIndex(Protocol):
         """
         ...
 
-    def search(self, queries: Vectors, k: int, candidates: Candidates | None = None) -> list[list[Hit]]:
+    def search(
+        self, queries: Vectors, k: int, candidates: Candidates | None = None, where: Filter | None = None
+    ) -> list[list[Hit]]:
         """Find the passages with the highest inner products.
 
         Args:
             queries: [Q, D] float32.
             k: hits a query, at most; fewer where fewer passages can be found.
             candidates: for each query the ids that its search is limited to, or None for the whole corpus.
+            where: what a passage's metadata must meet.
 
         Returns:
             For each query its hits, best first; equal scores in the order of the corpus.
@@ -67,6 +71,35 @@ class VectorIndex(Protocol):
             InputError: a candidate is no passage of the index.
             CosupError: a query is not finite.
         """
+        ...
+
+
+class LiveIndex(VectorIndex, Protocol):
+    """A corpus that changes while it is in use. Each change happens whole or not at all, whatever is killed when."""
+
+    def add(self, passages: Sequence[Passage], vectors: Vectors) -> None:
+        """Add passages.
+
+        Raises:
+            InputError: a passage of this id is there already, or two of the new ones have one id.
+            UsageError: `vectors` are not [len(passages), D] float32 of the index's similarity.
+        """
+        ...
+
+    def replace(self, passages: Sequence[Passage], vectors: Vectors) -> None:
+        """Put passages in the place of those with the same ids; new ids are added. Raises as `add`."""
+        ...
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Take passages out.
+
+        Raises:
+            InputError: one is not there; nothing is deleted.
+        """
+        ...
+
+    def compact(self) -> None:
+        """Free what deleted passages still take, and search all of the corpus by one structure again."""
         ...
 
 

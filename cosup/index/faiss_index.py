@@ -33,6 +33,7 @@ from cosup.index.base import (
     file_checksum,
 )
 from cosup.index.embed import PARTIAL
+from cosup.index.filters import Filter
 from cosup.records import Hit, Passage
 
 TYPE = "faiss-flat"
@@ -137,9 +138,15 @@ class FaissIndex:
         """Return a passage. Raises `InputError` where no passage has this id."""
         return self._passages[self._row(passage_id)]
 
-    def search(self, queries: Vectors, k: int, candidates: Candidates | None = None) -> list[list[Hit]]:
+    def search(
+        self, queries: Vectors, k: int, candidates: Candidates | None = None, where: Filter | None = None
+    ) -> list[list[Hit]]:
         """Find the passages with the highest inner products: see `VectorIndex.search`."""
         queries = self._checked_queries(queries, k)
+        if where is not None:
+            matching = [p.id for p in self._passages if where.holds(p.metadata)]
+            limits = [None] * len(queries) if candidates is None else candidates
+            candidates = [matching if c is None else sorted(set(c) & set(matching)) for c in limits]
         if candidates is None:
             return self._search_all(queries, k)
         if len(candidates) != len(queries):
