@@ -44,7 +44,7 @@ NAMES = {
 }
 
 FIELDS = {
-    "Passage": ("id", "title", "text"),
+    "Passage": ("id", "title", "text", "metadata"),
     "Evidence": ("passage_id", "sentence"),
     "Question": ("id", "question", "answers", "long_answer", "evidence", "candidates", "instruction", "label"),
     "TextSegment": ("text",),
