@@ -231,7 +231,8 @@ def packed_attention(
         attention_mask: unused for a packed row.
         dropout: probability with which an attention weight is dropped.
         scaling: of the scores; None is 1 / sqrt(D).
-        kwargs: `packed_layout`, where the sequences stand; `sliding_window`, of which a token sees itself and one less
+        kwargs: `packed_layout`, where the sequences stand; `slot_layout` in its place, for a row of new tokens over the
+            slots of a cache, see `slots.py`; `sliding_window`, of which a token sees itself and one less
             before it; `is_causal`, not False for a packed row; and what else models send.
 
     Returns:
@@ -240,6 +241,9 @@ def packed_attention(
     Raises:
         NotImplementedError: the layer asks for what packed rows can't have.
     """
+    if (slots := kwargs.get("slot_layout")) is not None:
+        _check_attention(module, kwargs)
+        return slots.attend(query, key, value, scaling, kwargs.get("sliding_window")), None
     layout: PackedLayout | None = kwargs.get("packed_layout")
     if layout is None and kwargs.get("cu_seq_lens_q") is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
@@ -277,16 +281,20 @@ def _check_packed(
     layout: PackedLayout,
     more: dict[str, Any],
 ) -> None:
-    asked = more.get("is_causal")
-    causal = getattr(module, "is_causal", True) if asked is None else asked
-    extras = [name for name in ("softcap", "s_aux", "position_bias", "cache") if more.get(name) is not None]
-    if not causal or extras:
-        raise NotImplementedError(f"packed rows cannot have {', '.join(extras) or 'attention to what follows'}")
+    _check_attention(module, more)
     if query.shape[0] != 1 or not query.shape[2] == key.shape[2] == layout.tokens:
         raise NotImplementedError(
             f"packed rows come alone and without a cache: expected [1, H, {layout.tokens}, D], "
             f"got {list(query.shape)} and {list(key.shape)}"
         )
+
+
+def _check_attention(module: torch.nn.Module, more: dict[str, Any]) -> None:
+    asked = more.get("is_causal")
+    causal = getattr(module, "is_causal", True) if asked is None else asked
+    extras = [name for name in ("softcap", "s_aux", "position_bias", "cache") if more.get(name) is not None]
+    if not causal or extras:
+        raise NotImplementedError(f"packed rows cannot have {', '.join(extras) or 'attention to what follows'}")
 
 
 def _in_autocast(*states: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -414,7 +422,7 @@ def _reason_against(model: PreTrainedModel) -> str | None:
     table: Any = model.get_input_embeddings()
     row = torch.arange(sum(_TRIED), device=model.device)[None] * 7919 % int(table.num_embeddings)
     try:
-        with _at_rest(model):
+        with at_rest(model):
             alone = [model.base_model(input_ids=ids, use_cache=False)[0] for ids in row.split(_TRIED, dim=1)]
             model.set_attn_implementation(PACKED)
             inputs = packed_inputs(model, torch.tensor(_TRIED, device=model.device))
@@ -437,7 +445,7 @@ def _windows_told(model: PreTrainedModel, layout: PackedLayout) -> bool:
 
 
 @contextlib.contextmanager
-def _at_rest(model: PreTrainedModel) -> Iterator[None]:
+def at_rest(model: PreTrainedModel) -> Iterator[None]:
     """Run a block without dropout and gradients, and leave the model's modes and the random state as they were."""
     modes = [(module, module.training) for module in model.modules()]
     devices = [model.device] if model.device.type == "cuda" else []

@@ -281,12 +281,12 @@ def _indexed(model: CoSupervisedModel, passages: Sequence[Passage], folder: Path
 
 
 def _answered(engine: Engine, questions: Sequence[Question], notes: Console | None) -> list[Answer]:
-    answers: list[Answer] = []
+    answers: dict[int, Answer] = {}
     with progress("answering", len(questions), "questions", console=notes) as meter:
-        for batch in engine.batches(questions, BATCH_SIZE):
-            answers += batch
+        for number, answer in engine.finished(questions, BATCH_SIZE):
+            answers[number] = answer
             meter.update(len(answers))
-    return answers
+    return [answers[number] for number in range(len(questions))]
 
 
 def _draw(console: Console, columns: Mapping[str, Report], atlas: Atlas, answers: Sequence[Answer]) -> None:

@@ -173,10 +173,19 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """One `[Ret]`: the character offset in the answer's text where it happened, and what was found, best first."""
+    """One `[Ret]`: the character offset in the answer's text where it happened, and what was found, best first.
+
+    The first `read` hits were read; 0 where the model abstained from citing.
+    """
 
     position: int
     hits: tuple[Hit, ...]
+    read: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form; `read` is left out where it is 1."""
+        hits = [{"passage_id": h.passage_id, "score": h.score} for h in self.hits]
+        return {"position": self.position, "hits": hits} | ({} if self.read == 1 else {"read": self.read})
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +211,8 @@ class Answer:
     Attributes:
         text: what the model wrote, without passages, with `[n]` marks.
         answer: the text after the last claim, or the last claim where nothing follows.
-        finish_reason: `eos`, `length` (its own limit of new tokens) or `context` (the model's context is full).
+        finish_reason: `eos`, `length` (its own limit of new tokens), `context` (the model's context is full) or
+            `cancelled`.
     """
 
     id: str
@@ -238,10 +248,7 @@ class Answer:
             "answer": self.answer,
             "segments": [s.to_dict() for s in self.segments],
             "citations": [{name: getattr(c, name) for name in c.__slots__} for c in self.citations],
-            "retrievals": [
-                {"position": r.position, "hits": [{"passage_id": h.passage_id, "score": h.score} for h in r.hits]}
-                for r in self.retrievals
-            ],
+            "retrievals": [r.to_dict() for r in self.retrievals],
             "finish_reason": self.finish_reason,
         }
 
@@ -354,4 +361,4 @@ def _citation(record: Json) -> Citation:
 
 def _retrieval(record: Json) -> Retrieval:
     hits = tuple(Hit(_text(h, "passage_id"), _number(h, "score")) for h in _items(record, "hits"))
-    return Retrieval(_whole(record, "position"), hits)
+    return Retrieval(_whole(record, "position"), hits, _whole(record, "read") if "read" in record else 1)

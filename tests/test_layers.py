@@ -19,6 +19,7 @@ ROOMS = (
     "losses",
     "checkpoints",
     "attention",
+    "slots",
     "adapters",
     "model_folder",
     "pair",

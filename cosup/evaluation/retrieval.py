@@ -24,7 +24,7 @@ PASSAGE_METRICS = ("passage_precision", "passage_recall", "passage_f1", "passage
 
 def retrieved_ids(answer: Answer) -> tuple[str, ...]:
     """Return the distinct passages that were spliced (each `[Ret]`'s top hit), then those only cited."""
-    spliced = [r.hits[0].passage_id for r in answer.retrievals if r.hits]
+    spliced = [hit.passage_id for r in answer.retrievals for hit in r.hits[: r.read]]
     return tuple(dict.fromkeys(spliced + [c.passage_id for c in answer.citations]))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cosup.records import Answer, Citation, Question, Retrieval, RetrievalSegment, Segment, TextSegment
 
@@ -15,7 +15,7 @@ class Part:
 
     Attributes:
         text: what was written, decoded.
-        retrieval: hits that the stretch follows, best first and read; None outside citations.
+        retrieval: what the stretch follows; None outside citations. Where nothing was read, the stretch is empty.
     """
 
     text: str = ""
@@ -35,7 +35,8 @@ def compose(question: Question, parts: list[Part], finish_reason: str) -> Answer
     """Put an answer together.
 
     Parts are joined by one space. A claim's mark stands after the claim and before its closing full stop; the claim's
-    span ends before the mark. A claim without text is a retrieval that nothing was said about: no citation.
+    span ends before the mark; where several passages were read, it has a mark for each. A claim without text is a
+    retrieval that nothing was said about: no citation.
 
     Args:
         question: what was asked.
@@ -46,7 +47,7 @@ def compose(question: Question, parts: list[Part], finish_reason: str) -> Answer
     for part in parts:
         written = part.text.strip()
         if part.retrieval is not None:
-            draft.retrievals.append(Retrieval(len(draft.text), part.retrieval.hits))
+            draft.retrievals.append(replace(part.retrieval, position=len(draft.text)))
             _add_claim(draft, written, part.retrieval)
         elif written:
             _join(draft, written)
@@ -64,16 +65,20 @@ def compose(question: Question, parts: list[Part], finish_reason: str) -> Answer
 
 
 def _add_claim(draft: _Draft, claim: str, retrieval: Retrieval) -> None:
-    best = retrieval.hits[0]
-    draft.segments.append(RetrievalSegment(best.passage_id, claim))
-    if not claim:
+    read = retrieval.hits[: retrieval.read]
+    if read:
+        draft.segments.append(RetrievalSegment(read[0].passage_id, claim))
+    if not claim or not read:
         return
-    n = draft.numbers.setdefault(best.passage_id, len(draft.numbers) + 1)
     body = claim[:-1].rstrip() if claim[-1] in _STOPS and len(claim) > 1 else claim
     stop = claim[-1] if body != claim else ""
     start = _join(draft, body)
-    draft.citations.append(Citation(n, best.passage_id, claim, start, len(draft.text), best.score))
-    draft.text += f" [{n}]{stop}"
+    end, marks = len(draft.text), ""
+    for hit in read:
+        n = draft.numbers.setdefault(hit.passage_id, len(draft.numbers) + 1)
+        draft.citations.append(Citation(n, hit.passage_id, claim, start, end, hit.score))
+        marks += f"[{n}]"
+    draft.text += f" {marks}{stop}"
 
 
 def _join(draft: _Draft, piece: str) -> int:
@@ -86,7 +91,7 @@ def _join(draft: _Draft, piece: str) -> int:
 
 def _final(parts: list[Part]) -> str:
     """The text after the last claim, or the last claim where nothing follows."""
-    claims = [i for i, part in enumerate(parts) if part.retrieval is not None]
+    claims = [i for i, part in enumerate(parts) if part.retrieval is not None and part.retrieval.read]
     after = parts[claims[-1] + 1 :] if claims else parts
     text = " ".join(part.text.strip() for part in after if part.text.strip())
     return text or (parts[claims[-1]].text.strip() if claims else "")

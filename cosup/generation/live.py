@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cosup.generation.citations import Part, compose
-from cosup.generation.engine import Event, Finished, Retrieved, TextDelta
+from cosup.generation.events import Event, Finished, Retrieved, TextDelta
 from cosup.records import Answer, Question, Retrieval
 
 
@@ -29,7 +29,7 @@ class LiveText:
             begun = event.answer.text.startswith(self.shown)
             return self._show(event.answer.text) if begun else f"\n{event.answer.text}"
         if isinstance(event, Retrieved):
-            self._parts.append(Part(retrieval=Retrieval(0, event.hits)))
+            self._parts.append(Part(retrieval=Retrieval(0, event.hits, event.read)))
         elif isinstance(event, TextDelta):
             if not event.claim and self._parts[-1].retrieval is not None:
                 self._parts.append(Part())
@@ -39,7 +39,7 @@ class LiveText:
     def _certain(self) -> str:
         draft = compose(self.question, self._parts, "")
         last = self._parts[-1]
-        open_claim = last.retrieval is not None and last.text.strip()
+        open_claim = last.retrieval is not None and last.retrieval.read and last.text.strip()
         return draft.text[: draft.citations[-1].end] if open_claim else draft.text
 
     def _show(self, text: str) -> str:

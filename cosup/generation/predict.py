@@ -57,9 +57,9 @@ def predict(
     pending = [question for question in questions if question.id not in answers]
     if progress:
         progress(len(answers), len(questions), "")
-    for batch in engine.batches(pending, batch_size):
-        _append(partial, identity, batch)
-        answers |= {answer.id: answer for answer in batch}
+    for _, answer in engine.finished(pending, batch_size):
+        _append(partial, identity, [answer])
+        answers[answer.id] = answer
         if progress:
             progress(len(answers), len(questions), "")
     ordered = [answers[question.id] for question in questions]

@@ -11,6 +11,7 @@ import torch
 from cosup.data.padding import pad_right
 from cosup.errors import UsageError
 from cosup.index.base import VectorIndex
+from cosup.index.filters import Filter
 from cosup.modeling import CoSupervisedModel
 from cosup.records import Hit, Passage
 
@@ -23,18 +24,20 @@ class RetrievalRequest:
         state: [H] the generator's last hidden state at `[Ret]`.
         token_ids: the row's context up to and including `[Ret]`.
         candidates: passage ids the search is limited to, or None.
+        where: what a passage's metadata must meet, or None.
     """
 
     state: torch.Tensor
     token_ids: Sequence[int]
-    candidates: Sequence[str] | None
+    candidates: Sequence[str] | None = None
+    where: Filter | None = None
 
 
 class Retriever(Protocol):
     """Finds passages for `[Ret]` tokens."""
 
     def search(self, requests: Sequence[RetrievalRequest], k: int) -> list[list[Hit]]:
-        """Return up to k hits a request, best first; at least one each."""
+        """Return up to k hits a request, best first; none where no passage meets its filter."""
         ...
 
     def passage(self, passage_id: str) -> Passage:
@@ -90,6 +93,13 @@ class SeparateRetriever(StateRetriever):
 
 
 def _search(index: VectorIndex, queries: torch.Tensor, requests: Sequence[RetrievalRequest], k: int) -> list[list[Hit]]:
-    candidates = [r.candidates for r in requests]
-    limited = candidates if any(c is not None for c in candidates) else None
-    return index.search(queries.float().cpu().numpy(), k, limited)
+    """Search for all requests, those of one filter in one call."""
+    vectors = queries.float().cpu().numpy()
+    found: list[list[Hit]] = [[] for _ in requests]
+    for where in dict.fromkeys(request.where for request in requests):
+        rows = [i for i, request in enumerate(requests) if request.where == where]
+        candidates = [requests[i].candidates for i in rows]
+        limited = candidates if any(c is not None for c in candidates) else None
+        for i, hits in zip(rows, index.search(vectors[rows], k, limited, where), strict=True):
+            found[i] = hits
+    return found

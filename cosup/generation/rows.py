@@ -1,13 +1,15 @@
 """One row of the engine: a small state machine over token ids.
 
-    WRITING --[Ret]--> RETRIEVING --passage [Cs]--> CLAIMING --[Ce]--> WRITING --EOS--> DONE
+    WRITING --[Ret]--> RETRIEVING --passages [Cs]--> CLAIMING --[Ce]--> WRITING --EOS--> DONE
 
 `[Cs]` is never the model's to write: the engine forces it after the passage. A `[Ret]` inside a claim closes the claim
-first, and so does the end (paper, section 3, "Inference").
+first, and so does the end (paper, section 3, "Inference"). Tokens to be fed wait in `pending`; `context` is what the
+model has seen and keeps.
 """
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from enum import Enum, auto
 
 import torch
 
+from cosup.generation.drafts import Drafter
 from cosup.generation.settings import GenerationSettings
 from cosup.records import Hit, Question
 from cosup.tokens import ControlTokenIds
@@ -33,10 +36,23 @@ class Stage(Enum):
 
 @dataclass
 class Piece:
-    """Token ids of a stretch of output, and the hits it follows where it is a claim."""
+    """Token ids of a stretch of output; `hits` where it follows a retrieval, of which `read` were read.
+
+    Where none was read, the piece stays empty: the row has abstained from citing.
+    """
 
     ids: list[int] = field(default_factory=list)
     hits: tuple[Hit, ...] | None = None
+    read: int = 0
+
+
+@dataclass
+class Likelihood:
+    """Summed log-probability of what a row has written, and of the passages it was given; see `beam.py`."""
+
+    text: float = 0.0
+    tokens: int = 0
+    retrieval: float = 0.0
 
 
 class Row:
@@ -48,6 +64,7 @@ class Row:
         control: ids of the control tokens.
         settings: how to write.
         max_length: tokens of the whole sequence.
+        drafter: guesses what comes next; None guesses nothing.
     """
 
     def __init__(
@@ -57,78 +74,149 @@ class Row:
         control: ControlTokenIds,
         settings: GenerationSettings,
         max_length: int,
+        drafter: Drafter | None = None,
     ) -> None:
         self.question = question
         self.control = control
         self.settings = settings
         self.max_length = max_length
+        self.drafter = drafter
         self.stage = Stage.WRITING
         self.pieces: list[Piece] = [Piece()]
         self.context: list[int] = []
         self.pending: list[int] = [*prompt, control.ret] if settings.ret_first else list(prompt)
+        self.drafts: list[int] = []
         self.retrievals = 0
         self.new_tokens = 0
         self.finish_reason = ""
         self.ret_position = 0
         self.state: torch.Tensor | None = None
+        self.origin = id(self)  # a fork keeps that of the row it comes from
+        self.likelihood = Likelihood()
+        self._abstained = False
         # A CPU generator reads the low 32 bits of its seed alone.
         self.random = torch.Generator().manual_seed(zlib.crc32(f"{settings.seed} {question.id}".encode()))
 
-    def take_pending(self) -> list[int]:
-        """Hand over the tokens to be fed next; the context now holds them."""
-        taken, self.pending = self.pending, []
-        self.context += taken
-        return taken
+    # -- feeding ---------------------------------------------------------------------------------------------------
 
-    def banned(self) -> list[int]:
-        """Control tokens that may not come next."""
-        claiming = self.stage is Stage.CLAIMING
-        banned = [self.control.cs] if claiming else [self.control.cs, self.control.ce]
-        spent = self.retrievals >= self.settings.max_retrievals
-        if spent or (claiming and self.settings.ctx_truncate):
-            banned.append(self.control.ret)
-        return banned
+    def take(self, room: int) -> list[int]:
+        """Hand over at most `room` of the tokens to be fed next, and a guess where it takes them all.
 
-    def fed(self, state: torch.Tensor, choose: Callable[[Row], int]) -> bool:
-        """React to the hidden state at the last fed token: wait for a passage, or choose the next token.
-
-        Returns:
-            Whether the row's cache must forget everything from `ret_position` on before the next feeding.
+        The context holds the tokens taken, but not the guess.
         """
-        if self.context[-1] == self.control.ret:
-            self.stage, self.state = Stage.RETRIEVING, state
-            self.ret_position = len(self.context) - 1
-            return False
-        return self._write(choose(self))
+        taken, self.pending = self.pending[:room], self.pending[room:]
+        self.context += taken
+        self.drafts = [] if self.pending or not taken else self._guess(room - len(taken))
+        return taken + self.drafts
 
-    def read(self, hits: Sequence[Hit], passage: Sequence[int]) -> None:
-        """Go on with a passage; it is cut where the context has no room for it and its claim."""
+    def _guess(self, room: int) -> list[int]:
+        if self.drafter is None or not self.context or self.context[-1] == self.control.ret:
+            return []
+        room = min(
+            room,
+            self.max_length - len(self.context) - 1,
+            self.settings.max_new_tokens - self.new_tokens - 1,
+        )
+        fresh = not self.new_tokens and self.stage is Stage.WRITING and self.control.ret not in self.banned()
+        guess = [self.control.ret] if fresh else self.drafter.guess(self.context, self.stage is Stage.CLAIMING)
+        return guess[: max(0, room)]
+
+    def react(self, states: torch.Tensor, choose: Callable[[Row, int], int]) -> None:
+        """Go on from the states at the last fed token and at the guesses after it.
+
+        Afterwards the cache must hold the context alone.
+
+        Args:
+            states: [1 + guesses, H].
+            choose: gives the next token after the state of a number.
+        """
+        drafts, self.drafts = self.drafts, []
+        right = 0
+        for number in range(len(drafts) + 1):
+            if self.context[-1] == self.control.ret:
+                self.stage, self.state = Stage.RETRIEVING, states[number]
+                self.ret_position = len(self.context) - 1
+                break
+            self._write(choose(self, number))
+            if number == len(drafts) or self.stage is Stage.DONE or self.pending != [drafts[number]]:
+                break
+            self.context.append(drafts[number])
+            self.pending = []
+            right += 1
+        if self.drafter is not None:
+            self.drafter.told(right, len(drafts))
+
+    # -- retrieving ------------------------------------------------------------------------------------------------
+
+    def read(self, hits: Sequence[Hit], passages: Sequence[Sequence[int]]) -> None:
+        """Go on with the passages of the first hits; they are cut where the context has no room for them and a claim.
+
+        Args:
+            hits: what the search found, best first.
+            passages: token ids of the first hits' passages.
+        """
         room = self.max_length - len(self.context) - 1 - CLAIM_ROOM
         if room < 1:
             self.finish("context")
             return
         self.retrievals += 1
         self.stage, self.state = Stage.CLAIMING, None
+        self.pieces.append(Piece(hits=tuple(hits), read=len(passages)))
+        tokens = [token for passage in passages for token in passage]
+        self.pending = [*tokens[:room], self.control.cs]
+
+    def abstain(self, hits: Sequence[Hit]) -> None:
+        """Read nothing: take `[Ret]` back and go on writing something else."""
+        self.retrievals += 1
+        self.stage, self.state, self._abstained = Stage.WRITING, None, True
         self.pieces.append(Piece(hits=tuple(hits)))
-        self.pending = [*passage[:room], self.control.cs]
+        self._cut(self.ret_position)
+        self.pending = [self.context.pop()]  # fed again for its state
+
+    @property
+    def read_ids(self) -> set[str]:
+        """Ids of the passages that were read so far."""
+        return {hit.passage_id for p in self.pieces for hit in (p.hits or ())[: p.read]}
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def banned(self) -> list[int]:
+        """Control tokens that may not come next."""
+        claiming = self.stage is Stage.CLAIMING
+        banned = [self.control.cs] if claiming else [self.control.cs, self.control.ce]
+        spent = self.retrievals >= self.settings.max_retrievals or self._abstained
+        if spent or (claiming and self.settings.ctx_truncate):
+            banned.append(self.control.ret)
+        return banned
 
     def finish(self, reason: str) -> None:
         """End the row."""
         self.stage, self.state, self.pending, self.finish_reason = Stage.DONE, None, [], reason
 
-    def _write(self, token: int) -> bool:
+    def fork(self) -> Row:
+        """Return a copy that goes on by itself."""
+        other = copy.copy(self)
+        other.pieces = [Piece(list(p.ids), p.hits, p.read) for p in self.pieces]
+        other.context, other.pending, other.drafts = list(self.context), list(self.pending), []
+        other.likelihood = copy.copy(self.likelihood)
+        other.drafter = None if self.drafter is None else self.drafter.fork()
+        other.random = torch.Generator()
+        other.random.set_state(self.random.get_state())
+        return other
+
+    def _write(self, token: int) -> None:
         control = self.control
-        forget = False
         if token == control.eos:
             self.finish("eos")
-            return False
+            return
         self.new_tokens += 1
         if token == control.ret:
             closing = [control.ce] if self.stage is Stage.CLAIMING else []
             self.stage, self.pending = Stage.WRITING, [*closing, control.ret]
         elif token == control.ce:
-            forget = self._end_claim()
+            self._end_claim()
         else:
+            self._abstained = False
             if self.stage is Stage.WRITING and self.pieces[-1].hits is not None:
                 self.pieces.append(Piece())
             self.pieces[-1].ids.append(token)
@@ -137,14 +225,15 @@ class Row:
             self.finish("length")
         elif len(self.context) + len(self.pending) >= self.max_length:
             self.finish("context")
-        return forget and self.stage is not Stage.DONE
 
-    def _end_claim(self) -> bool:
+    def _end_claim(self) -> None:
         claim = self.pieces[-1].ids
-        self.stage = Stage.WRITING
-        if not self.settings.ctx_truncate:
-            self.pending = [self.control.ce]
-            return False
-        del self.context[self.ret_position :]
-        self.pending = [self.control.cs, *claim, self.control.ce]
-        return True
+        self.stage, self.pending = Stage.WRITING, [self.control.ce]
+        if self.settings.ctx_truncate:
+            self._cut(self.ret_position)
+            self.pending = [self.control.cs, *claim, self.control.ce]
+
+    def _cut(self, start: int) -> None:
+        del self.context[start:]
+        if self.drafter is not None:
+            self.drafter.forget()

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 
 from cosup.errors import UsageError
+from cosup.index.filters import Filter
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """Settings of the engine.
+    """Settings of an answer; every question of a batch may have its own.
 
     Attributes:
         max_new_tokens: tokens the model writes itself, passages not counted.
@@ -22,7 +23,16 @@ class GenerationSettings:
         ret_first: force `[Ret]` as the first token.
         ctx_truncate: drop a passage from the context once its claim is closed; later text sees claims only.
         max_retrievals: `[Ret]` is banned after this many.
-        top_k: hits kept for each `[Ret]`; the first is read.
+        top_k: hits kept for each `[Ret]`.
+        passages_per_retrieval: how many of them are read, best first; the claim is cited to all that were read.
+        min_score: similarity of the best hit below which nothing is read and nothing cited; the text goes on.
+        distinct_passages: never read a passage twice in one answer.
+        where: what a passage's metadata must meet.
+        beam_size: partial answers kept at each `[Ret]`; 1 keeps the first hit alone. See `beam.py`.
+        beam_passages: hits that each of them is continued with.
+        beam_retrieval_weight: of the retrieval's score beside the text's likelihood.
+        draft_tokens: tokens at most that are copied from what was read and checked in one step, greedy or sampled; it
+            changes how fast an answer is written, not what is written (up to rounding). 0 writes token by token.
     """
 
     max_new_tokens: int = 256
@@ -35,14 +45,41 @@ class GenerationSettings:
     ctx_truncate: bool = False
     max_retrievals: int = 8
     top_k: int = 10
+    passages_per_retrieval: int = 1
+    min_score: float | None = None
+    distinct_passages: bool = False
+    where: Filter | None = None
+    beam_size: int = 1
+    beam_passages: int = 2
+    beam_retrieval_weight: float = 1.0
+    draft_tokens: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "max_retrievals", "top_k"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in (*_AT_LEAST_1, "draft_tokens"):
+            least = 0 if name == "draft_tokens" else 1
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected at least {least}")
         if self.max_length is not None and self.max_length < 1:
             raise UsageError(f"max_length is {self.max_length}; expected at least 1")
         if not 0 < self.temperature < math.inf:
             raise UsageError(f"temperature is {self.temperature}; expected a number above 0")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p is {self.top_p}; expected a number above 0 and at most 1")
+        if self.min_score is not None and not math.isfinite(self.min_score):
+            raise UsageError(f"min_score is {self.min_score}; expected a number")
+        self._check_reading()
+
+    def _check_reading(self) -> None:
+        if self.passages_per_retrieval > self.top_k:
+            raise UsageError(
+                f"passages_per_retrieval is {self.passages_per_retrieval}, more than top_k {self.top_k}; raise top_k"
+            )
+        if self.beam_size > 1 and self.do_sample:
+            raise UsageError("beam_size above 1 is a search for the best answer; leave out do_sample")
+        if self.beam_size > 1 and self.passages_per_retrieval > 1:
+            raise UsageError("beam_size above 1 reads one passage at a time; leave out passages_per_retrieval")
+        if not 0 <= self.beam_retrieval_weight < math.inf:
+            raise UsageError(f"beam_retrieval_weight is {self.beam_retrieval_weight}; expected a number of at least 0")
+
+
+_AT_LEAST_1 = ("max_new_tokens", "max_retrievals", "top_k", "passages_per_retrieval", "beam_size", "beam_passages")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cosup.generation.citations import Part, compose
-from cosup.generation.engine import Event, Finished, Retrieved, TextDelta
+from cosup.generation.events import Event, Finished, Retrieved, TextDelta
 from cosup.generation.live import LiveText
 from cosup.records import Hit, Question, Retrieval
 

@@ -19,19 +19,20 @@ IDENTITY = {"model": "m", "settings.seed": 0}
 
 
 class Scripted:
-    """Answers without a model, and stops after `limit` batches as if interrupted."""
+    """Answers without a model, each batch from its end, and stops after `limit` batches as if interrupted."""
 
     def __init__(self, limit: int = 100) -> None:
         self.limit = limit
         self.asked: list[str] = []
 
-    def batches(self, questions: Sequence[Question], batch_size: int) -> Iterator[list[Answer]]:
+    def finished(self, questions: Sequence[Question], batch_size: int) -> Iterator[tuple[int, Answer]]:
         for number, start in enumerate(range(0, len(questions), batch_size)):
             if number == self.limit:
                 raise KeyboardInterrupt
             batch = questions[start : start + batch_size]
             self.asked += [q.id for q in batch]
-            yield [Answer(q.id, q.question, f"answer ü {q.id}", q.id) for q in batch]
+            for place, q in reversed(list(enumerate(batch))):
+                yield start + place, Answer(q.id, q.question, f"answer ü {q.id}", q.id)
 
     def check(self, question: Question) -> None:
         if question.id == "q3":
@@ -66,7 +67,7 @@ def test_a_line_cut_off_by_a_crash_is_answered_again(tmp_path: Path) -> None:
     partial_path(output).write_bytes(data[:-9])
     engine = Scripted()
     answers = answer(engine, output)
-    assert engine.asked == ["q3", "q4"]
+    assert engine.asked == ["q2", "q4"]
     assert [a.id for a in read_answers(output)] == [a.id for a in answers] == [q.id for q in QUESTIONS]
 
 
@@ -101,7 +102,7 @@ def test_progress_begins_with_what_was_done(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     engine: Any = Scripted()
     predict.predict(engine, QUESTIONS, tmp_path / "p.jsonl", IDENTITY, 2, lambda done, n, _: told.append((done, n)))
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert told == [(2, 5), (3, 5), (4, 5), (5, 5)]
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from cosup.records import Hit, Question
 from cosup.tokens import ControlTokenIds
 
 EOS, RET, CS, CE = 1, 2, 3, 4
-STATE = torch.zeros(2)
+STATE = torch.zeros(1, 2)
 HITS = (Hit("a", 0.5),)
 
 
@@ -23,12 +23,14 @@ def _row(script: Sequence[int], settings: GenerationSettings | None = None, leng
     trace = []
     while row.stage is not Stage.DONE:
         if row.stage is Stage.RETRIEVING:
-            row.read(HITS, [90, 91])
+            row.read(HITS, [[90, 91]])
             trace.append("read")
             continue
-        trace.append(",".join(map(str, row.take_pending())))
-        if row.fed(STATE, lambda _: next(tokens)):
-            trace.append(f"forget {row.ret_position}")
+        trace.append(",".join(map(str, row.take(1000))))
+        seen = len(row.context)
+        row.react(STATE, lambda *_: next(tokens))
+        if len(row.context) < seen and row.stage is not Stage.DONE:
+            trace.append(f"forget {len(row.context)}")
     return row, trace
 
 
@@ -67,7 +69,7 @@ def test_what_is_banned_where() -> None:
     for settings, in_claim in ((GenerationSettings(), [CS]), (GenerationSettings(ctx_truncate=True), [CS, RET])):
         row = Row(Question("q", "?"), [10], ControlTokenIds(RET, CS, CE, EOS), settings, 200)
         assert row.banned() == [CS, CE]
-        row.read(HITS, [90])
+        row.read(HITS, [[90]])
         assert row.banned() == in_claim
     spent, _ = _row([RET, 50, CE, 60, EOS], GenerationSettings(max_retrievals=1))
     spent.stage = Stage.WRITING

@@ -1,0 +1,219 @@
+"""Continuous batching: rows at different stages share each step of the generator.
+
+A step answers every `[Ret]` that waits in one search, lets waiting questions into free places, and feeds one token of
+each row that writes (with a guess at the next ones) beside long prompts and passages, cut into chunks. Rows that are
+done leave at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from cosup.generation.beam import Beam, branches
+from cosup.generation.cache import RowCache
+from cosup.generation.choice import Choices
+from cosup.generation.retrieval import RetrievalRequest, Retriever
+from cosup.generation.rows import Row, Stage
+from cosup.modeling import CoSupervisedModel
+from cosup.records import Hit
+
+
+class Encode(Protocol):
+    """Turns a passage of the retriever into the generator's tokens."""
+
+    def __call__(self, passage_id: str) -> list[int]:
+        """Return the tokens of the passage that has this id."""
+        ...
+
+
+class Scheduler:
+    """Drives rows to their ends, step by step.
+
+    Args:
+        model: the pair, in evaluation mode.
+        retriever: answers `[Ret]`.
+        encode: turns a passage id into tokens.
+        forbidden: ids that are never written.
+        cache: empty; its `most` is how many rows are on their way at a time (a beam's partial answers not counted).
+        chunk_tokens: tokens of prompts and passages fed in a step at most, beside the rows that write.
+    """
+
+    def __init__(
+        self,
+        model: CoSupervisedModel,
+        retriever: Retriever,
+        encode: Encode,
+        forbidden: torch.Tensor,
+        cache: RowCache,
+        chunk_tokens: int = 512,
+    ) -> None:
+        self.model = model
+        self.retriever = retriever
+        self.encode = encode
+        self.forbidden = forbidden
+        self.cache = cache
+        self.chunk_tokens = chunk_tokens
+        self.waiting: deque[Row] = deque()
+        self.rows: list[Row] = []
+        self._beams: dict[int, Beam] = {}  # by id of each of their rows
+        self._done: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        """Let a row wait for its place."""
+        self.waiting.append(row)
+
+    def cancel(self, row: Row) -> None:
+        """Take a row out, wherever it is; its place is free at once."""
+        if row in self.waiting:
+            self.waiting.remove(row)
+        beam = self._beams.get(id(row))
+        for member in [row] if beam is None else list(beam.rows):
+            self._beams.pop(id(member), None)
+            if member in self.rows:
+                self._drop(member)
+            member.finish("cancelled")
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(self.waiting or self.rows)
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """Do one step; return the rows that are done with it."""
+        self._admit()
+        self._retrieve()
+        self._feed()
+        self._settle()
+        done, self._done = self._done, []
+        return done
+
+    # -- places ----------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        on_the_way = len(self.rows) - sum(len(b.rows) - 1 for b in {id(b): b for b in self._beams.values()}.values())
+        while self.waiting and on_the_way < self.cache.most:
+            row = self.waiting.popleft()
+            self.rows.append(row)
+            self.cache.enter()
+            on_the_way += 1
+            if row.settings.beam_size > 1:
+                self._beams[id(row)] = Beam(row)
+
+    def _drop(self, row: Row) -> None:
+        place = self.rows.index(row)
+        self.cache.leave(place)
+        last = self.rows.pop()
+        if place < len(self.rows):
+            self.rows[place] = last
+
+    def _settle(self) -> None:
+        """Let the rows that are done leave; a beam's leave when all of it is done."""
+        for row in [r for r in self.rows if r.stage is Stage.DONE]:
+            beam = self._beams.get(id(row))
+            if beam is None:
+                self._drop(row)
+                self._done.append(row)
+            elif beam.waits and all(r.stage is Stage.DONE for r in beam.rows) and row in self.rows:
+                self._end_beam(beam)
+
+    # -- retrieval -------------------------------------------------------------------------------------------------
+
+    def _retrieve(self) -> None:
+        """Search for all rows that wait, in one call, and hand each its passages."""
+        self._prune()
+        waiting = [r for r in self.rows if r.stage is Stage.RETRIEVING and self._may_search(r)]
+        if not waiting:
+            return
+        requests = [self._request(row) for row in waiting]
+        most = max(r.settings.top_k + (len(r.read_ids) if r.settings.distinct_passages else 0) for r in waiting)
+        for row, hits in zip(waiting, self.retriever.search(requests, most), strict=True):
+            if row.settings.distinct_passages:
+                read = row.read_ids
+                hits = [hit for hit in hits if hit.passage_id not in read]
+            self._go_on(row, hits[: row.settings.top_k])
+
+    def _request(self, row: Row) -> RetrievalRequest:
+        assert row.state is not None
+        return RetrievalRequest(row.state, row.context, row.question.candidates, row.settings.where)
+
+    def _may_search(self, row: Row) -> bool:
+        beam = self._beams.get(id(row))
+        return beam is None or beam.waits
+
+    def _go_on(self, row: Row, hits: Sequence[Hit]) -> None:
+        least = row.settings.min_score
+        if not hits or (least is not None and hits[0].score < least):
+            row.abstain(hits)
+            self.cache.forget(self.rows.index(row), len(row.context))
+        elif id(row) in self._beams:
+            self._branch(row, hits)
+        else:
+            read = hits[: row.settings.passages_per_retrieval]
+            row.read(hits, [self.encode(hit.passage_id) for hit in read])
+
+    # -- beams -----------------------------------------------------------------------------------------------------
+
+    def _prune(self) -> None:
+        for beam in {id(b): b for b in self._beams.values()}.values():
+            if beam.waits:
+                for row in beam.prune():
+                    del self._beams[id(row)]
+                    self._drop(row)
+                if all(row.stage is Stage.DONE for row in beam.rows):
+                    self._end_beam(beam)
+
+    def _branch(self, row: Row, hits: Sequence[Hit]) -> None:
+        """Go on with each of the best hits, the first in the row itself."""
+        beam = self._beams[id(row)]
+        chosen = branches(hits, self.model.temperature, row.settings.beam_passages)
+        places = [row]
+        for _ in chosen[1:]:
+            other = row.fork()
+            self.cache.fork(self.rows.index(row))
+            self.rows.append(other)
+            beam.rows.append(other)
+            self._beams[id(other)] = beam
+            places.append(other)
+        for place, (hit, chance) in zip(places, chosen, strict=True):
+            rest = [h for h in hits if h is not hit]
+            place.read([hit, *rest], [self.encode(hit.passage_id)])
+            place.likelihood.retrieval += chance
+
+    def _end_beam(self, beam: Beam) -> None:
+        for row in beam.rows:
+            del self._beams[id(row)]
+            self._drop(row)
+        self._done.append(beam.best)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        """Feed every row's pending tokens, long ones in chunks, and let those that are through react."""
+        room, chunks = self.chunk_tokens, []
+        for row in self.rows:
+            long = len(row.pending) > 1
+            chunks.append(row.take(max(0, room) if long else 1 + row.settings.draft_tokens))
+            room -= len(chunks[-1]) if long else 0
+        if not any(chunks):
+            return
+        parts = self.cache.feed(chunks).split([len(chunk) for chunk in chunks])
+        through = [
+            (place, row, part[-1 - len(row.drafts) :])
+            for place, (row, part, chunk) in enumerate(zip(self.rows, parts, chunks, strict=True))
+            if chunk and not row.pending
+        ]
+        if not through:
+            return
+        ret = self.model.control.ret
+        head = self.model.generator.get_output_embeddings()
+        writers = [(row, states) for _, row, states in through if row.context[-1] != ret]
+        choose = Choices(head, self.forbidden, writers) if writers else None
+        for place, row, states in through:
+            row.react(states, choose)  # type: ignore[arg-type]
+            if row.stage is not Stage.DONE and self.cache.lengths[place] > len(row.context):
+                self.cache.forget(place, len(row.context))
