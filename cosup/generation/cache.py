@@ -6,7 +6,7 @@ Rows come, go and take tokens back at any time. Two ways to keep them:
   attention can be exchanged; tried out before use.
 - `PaddedRows`: for all others. Columns are appended for all rows at once; where a row has nothing to add, its columns
   are holes, masked for ever and squeezed out now and then. Positions count a row's own tokens, so a hole changes
-  nothing that a row sees.
+  nothing that a row sees, but for a sliding window, which counts columns: there holes are squeezed out each time.
 
 Shapes: B rows, T new tokens of all rows, H width.
 """
@@ -136,6 +136,7 @@ class PaddedRows(RowCache):
         super().__init__(generator, most)
         self.cache = DynamicCache()
         self.mask = torch.zeros(0, 0, dtype=torch.long, device=generator.device)
+        self.slides = getattr(generator.config.get_text_config(), "sliding_window", None) is not None
 
     def enter(self) -> int:
         """Add an empty row."""
@@ -188,11 +189,11 @@ class PaddedRows(RowCache):
             self.cache, self.mask = DynamicCache(), self.mask[:, :0]
 
     def _compact(self) -> None:
-        """Squeeze the holes out where they are many: every row's tokens move to the left, in order."""
-        width = max(self.lengths)
-        if 4 * width > 3 * self.mask.shape[1]:
+        """Squeeze the holes out where they are many, or in the way: every row's tokens move to the right, in order."""
+        width, columns = max(self.lengths), self.mask.shape[1]
+        if not columns or (4 * width > 3 * columns and not self.slides):
             return
-        order = torch.argsort(1 - self.mask, dim=1, stable=True)[:, :width]
+        order = torch.argsort(self.mask, dim=1, stable=True)[:, columns - width :]
         self._each(lambda states: _pick(states, order))
         self.mask = self.mask.gather(1, order)
 
