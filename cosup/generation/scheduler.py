@@ -95,7 +95,7 @@ class Scheduler:
     # -- places ----------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        on_the_way = len(self.rows) - sum(len(b.rows) - 1 for b in {id(b): b for b in self._beams.values()}.values())
+        on_the_way = len(self.rows) - sum(len(beam.rows) - 1 for beam in self._all_beams())
         while self.waiting and on_the_way < self.cache.most:
             row = self.waiting.popleft()
             self.rows.append(row)
@@ -113,12 +113,11 @@ class Scheduler:
 
     def _settle(self) -> None:
         """Let the rows that are done leave; a beam's leave when all of it is done."""
-        for row in [r for r in self.rows if r.stage is Stage.DONE]:
-            beam = self._beams.get(id(row))
-            if beam is None:
-                self._drop(row)
-                self._done.append(row)
-            elif beam.waits and all(r.stage is Stage.DONE for r in beam.rows) and row in self.rows:
+        for row in [r for r in self.rows if r.stage is Stage.DONE and id(r) not in self._beams]:
+            self._drop(row)
+            self._done.append(row)
+        for beam in self._all_beams():
+            if all(row.stage is Stage.DONE for row in beam.rows):
                 self._end_beam(beam)
 
     # -- retrieval -------------------------------------------------------------------------------------------------
@@ -159,13 +158,15 @@ class Scheduler:
     # -- beams -----------------------------------------------------------------------------------------------------
 
     def _prune(self) -> None:
-        for beam in {id(b): b for b in self._beams.values()}.values():
+        for beam in self._all_beams():
             if beam.waits:
                 for row in beam.prune():
                     del self._beams[id(row)]
                     self._drop(row)
-                if all(row.stage is Stage.DONE for row in beam.rows):
-                    self._end_beam(beam)
+        self._settle()
+
+    def _all_beams(self) -> list[Beam]:
+        return list({id(beam): beam for beam in self._beams.values()}.values())
 
     def _branch(self, row: Row, hits: Sequence[Hit]) -> None:
         """Go on with each of the best hits, the first in the row itself."""
