@@ -16,7 +16,7 @@ from cosup.data.encoding import ExampleEncoder
 from cosup.errors import InputError, UsageError
 from cosup.generation.cache import RowCache
 from cosup.generation.citations import Part, compose
-from cosup.generation.retrieval import RetrievalRequest, Retriever, StateRetriever
+from cosup.generation.retrieval import RetrievalRequest, Retriever, retriever_for, text_so_far
 from cosup.generation.rows import CLAIM_ROOM, Piece, Row, Stage
 from cosup.generation.settings import GenerationSettings
 from cosup.index.base import VectorIndex
@@ -68,7 +68,7 @@ class Engine:
         settings: GenerationSettings | None = None,
     ) -> None:
         self.model = model.eval()
-        self.retriever: Retriever = StateRetriever(model, index) if _is_index(index) else index
+        self.retriever: Retriever = retriever_for(model, index) if _is_index(index) else index
         self.settings = settings or GenerationSettings()
         self.max_length = self.settings.max_length or model.settings.max_length
         limit = getattr(model.generator.config, "max_position_embeddings", None)
@@ -202,10 +202,15 @@ class Engine:
     def _retrieve(self, rows: Sequence[Row]) -> None:
         """Search for all waiting rows in one call and hand each its passage."""
         waiting = [row for row in rows if row.stage is Stage.RETRIEVING and row.state is not None]
-        requests = [RetrievalRequest(row.state, row.context, row.question.candidates) for row in waiting]  # type: ignore[arg-type]
-        found = self.retriever.search(requests, self.settings.top_k)
+        found = self.retriever.search([self._request(row) for row in waiting], self.settings.top_k)
         for row, hits in zip(waiting, found, strict=True):
             row.read(hits, self.encoder.passage(self.retriever.passage(hits[0].passage_id)))
+
+    def _request(self, row: Row) -> RetrievalRequest:
+        assert row.state is not None
+        asked = row.question
+        text = text_so_far(asked.question, [self._decode(piece) for piece in row.pieces])
+        return RetrievalRequest(row.state, row.context, asked.candidates, question=asked.question, text=text)
 
     def _answer(self, row: Row) -> Answer:
         parts = [Part(self._decode(p), None if p.hits is None else Retrieval(0, p.hits)) for p in row.pieces]
