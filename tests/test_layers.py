@@ -34,6 +34,7 @@ ROOMS = (
     "info",
     "shell",
     "demo",
+    "options",
     "cli",
 )
 # The front door opens on every room: the package's public names, and `python -m cosup`.
