@@ -165,8 +165,8 @@ class TextRetriever:
     """
 
     def __init__(self, embedder: TextEmbedder, index: VectorIndex, query: str = "text") -> None:
-        check_made_by(index, embedder.fingerprint)
         check_query_text(query)
+        check_made_by(index, embedder.fingerprint)
         self.embedder = embedder
         self.index = index
         self.query = query
