@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, T5Config, T5Model
 
 from cosup.data.encoding import PAPER_PROMPT
 from cosup.errors import InputError, UsageError
@@ -271,6 +271,22 @@ def test_a_vocabulary_larger_than_its_embeddings_is_refused(authors: Authors, tm
         join(str(tmp_path / "gen"), authors.embedder, tmp_path / "model")
     with pytest.raises(UsageError, match="ids up to 279, its model 278 embeddings"):
         join(authors.generator, tmp_path / "emb", tmp_path / "model")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(authors: Authors, tmp_path: Path) -> None:
+    """An embedder has no head to write with; transformers would draw one at random."""
+    with pytest.raises(UsageError, match="is no whole LlamaForCausalLM: it lacks 1 weights, lm_head.weight"):
+        join(authors.embedder, authors.embedder, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_encoder_with_a_decoder_is_refused(generator: str, tmp_path: Path) -> None:
+    words = foreign.encoder_tokenizer("bert")
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    T5Model(T5Config(vocab_size=len(words), **shape, decoder_start_token_id=0)).save_pretrained(tmp_path / "t5")
+    words.save_pretrained(tmp_path / "t5")
+    with pytest.raises(UsageError, match="T5Model.* is an encoder with a decoder"):
+        join(generator, tmp_path / "t5", tmp_path / "model", JoinSettings(pooling="mean"))
 
 
 def test_states_of_another_width_need_a_projection(tmp_path: Path) -> None:
