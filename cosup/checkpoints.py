@@ -96,9 +96,8 @@ def _whole(kind: Any, folder: str, source: str, dtype: torch.dtype, options: dic
     model, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     missing = sorted(name for name in found["missing_keys"] if "pooler." not in name)
     if missing:
-        raise UsageError(
-            f"'{source}' is no whole {type(model).__name__}: it lacks {len(missing)} weights, {missing[0]}"
-        )
+        name = type(model).__name__
+        raise UsageError(f"'{source}' is no whole {name}: weights are missing ({len(missing)}, first {missing[0]})")
     return model
 
 

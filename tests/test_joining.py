@@ -275,7 +275,7 @@ def test_a_vocabulary_larger_than_its_embeddings_is_refused(authors: Authors, tm
 
 def test_a_checkpoint_that_lacks_weights_is_refused(authors: Authors, tmp_path: Path) -> None:
     """An embedder has no head to write with; transformers would draw one at random."""
-    with pytest.raises(UsageError, match="is no whole LlamaForCausalLM: it lacks 1 weights, lm_head.weight"):
+    with pytest.raises(UsageError, match=r"no whole LlamaForCausalLM: weights are missing \(1, first lm_head\.weight"):
         join(authors.embedder, authors.embedder, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -285,7 +285,7 @@ def test_an_encoder_with_a_decoder_is_refused(generator: str, tmp_path: Path) ->
     shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
     T5Model(T5Config(vocab_size=len(words), **shape, decoder_start_token_id=0)).save_pretrained(tmp_path / "t5")
     words.save_pretrained(tmp_path / "t5")
-    with pytest.raises(UsageError, match="T5Model.* is an encoder with a decoder"):
+    with pytest.raises(UsageError, match=r"T5Model.* is an encoder with a decoder"):
         join(generator, tmp_path / "t5", tmp_path / "model", JoinSettings(pooling="mean"))
 
 
