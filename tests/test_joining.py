@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, T5Config, T5Model
 
 from cosup.data.encoding import PAPER_PROMPT
+from cosup.data.writing import write_jsonl
 from cosup.errors import InputError, UsageError
 from cosup.generation.engine import Engine
 from cosup.generation.retrieval import StateRetriever, TextRetriever
@@ -26,7 +28,9 @@ from cosup.modeling import CoSupervisedModel
 from cosup.records import Question
 from cosup.tokens import CONTROL_TOKENS, control_token_ids
 from tests import foreign, kinds, pairs
+from tests.test_cli import Cosup, cosup
 
+__all__ = ["cosup"]
 TEXTS = [p.rendered for p in pairs.PASSAGES]
 
 
@@ -190,6 +194,21 @@ def test_an_embedding_does_not_depend_on_padding(form: str, generator: str, tmp_
         left = pair.embed(torch.tensor([pad + ids]), torch.tensor([[0, 0, 0, *mask]]))
     torch.testing.assert_close(right, alone, atol=2e-6, rtol=0)
     torch.testing.assert_close(left, alone, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "lasttoken"])
+def test_a_decoder_may_be_an_embedder_of_sentence_transformers(pooling: str, authors: Authors, tmp_path: Path) -> None:
+    """Read from the left, as its tokens are, and asked by state where it is said that they belong together."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = foreign.sentence_transformer(tmp_path / "st", authors.embedder, pooling, max_tokens=24, similarity="dot")
+    join(authors.generator, folder, tmp_path / "model", JoinSettings(query="state"))
+    pair = CoSupervisedModel.from_pretrained(tmp_path / "model")
+    theirs = SentenceTransformer(folder, device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(vectors(pair), theirs, atol=1e-5)
+    assert isinstance(
+        Engine(pair, build_index(pair, pairs.PASSAGES, tmp_path / "i", "inner_product")).retriever, StateRetriever
+    )
 
 
 def test_such_a_pair_says_that_it_asks_by_text_and_does(form: str, generator: str, tmp_path: Path) -> None:
@@ -358,3 +377,35 @@ def test_wrong_words_and_places_are_refused(authors: Authors, tmp_path: Path) ->
     refused("max_passage_length is 300; the embedder reads 256", max_passage_length=300)
     refused("expected {question}", prompt="nothing")
     assert not (tmp_path / "m").exists()
+
+
+# -- the command line ----------------------------------------------------------------------------------------------
+
+
+def test_from_join_to_predictions_on_the_command_line(cosup: Cosup, authors: Authors, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "passages.jsonl", pairs.PASSAGES)
+    write_jsonl(tmp_path / "questions.jsonl", pairs.QUESTIONS)
+    st = foreign.sentence_transformer(tmp_path / "st", normalize=True)
+    for name, embedder, query in (("authors", authors.embedder, "state"), ("st", st, "text")):
+        model, index = tmp_path / f"{name}-model", tmp_path / f"{name}-index"
+        done = cosup("join", "--generator", authors.generator, "--embedder", embedder, "--output", model)
+        assert (done.code, done.out) == (0, f"{model}\n"), done.err
+        assert re.search(rf"^queries by +{query}: ", done.err, flags=re.MULTILINE)
+        assert re.search(r"^token ids +\[Ret\] 277, \[Cs\] 275, \[Ce\] 276, end 2$", done.err, flags=re.MULTILINE)
+        assert cosup("index", "--model", model, "--passages", tmp_path / "passages.jsonl", "--output", index).code == 0
+        words = ["generate", "--model", model, "--index", index, "--questions", tmp_path / "questions.jsonl"]
+        done = cosup(*words, "--output", tmp_path / f"{name}.jsonl", "--ret-first", "--max-new-tokens", 5)
+        assert done.code == 0, done.err
+        records = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        assert all(len(r["retrievals"][0]["hits"]) == 10 for r in records)
+        shown = cosup("info", model).out
+        assert re.search(rf"^  query +{query}$", shown, flags=re.MULTILINE)
+        assert re.search(rf"^  pooling +{'last_token' if name == 'authors' else 'mean'}$", shown, flags=re.MULTILINE)
+
+
+def test_a_join_that_is_refused_is_one_line_and_leaves_nothing(cosup: Cosup, authors: Authors, tmp_path: Path) -> None:
+    words = ["join", "--generator", authors.generator, "--embedder", authors.embedder, "--output", tmp_path / "m"]
+    assert "did you mean 'mean'" in cosup.refused(*words, "--pooling", "men")
+    assert "has no token <RET>" in cosup.refused(*words, "--ret-token", "<RET>")
+    assert "no model folder" in cosup.refused(*words[:4], tmp_path / "none", *words[5:])
+    assert list(tmp_path.iterdir()) == []
