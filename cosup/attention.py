@@ -391,6 +391,26 @@ def enable_packing(model: PreTrainedModel) -> bool:
     return False
 
 
+def takes_positions(model: PreTrainedModel) -> bool:
+    """Whether a model reads position ids that count from 0 as its own; a model that isn't here whole is believed to.
+
+    RoBERTa and its kin count from their padding id on, and T5 knows no positions: they must be left to themselves.
+    """
+    if not _is_whole(model):
+        return True
+    table: Any = model.get_input_embeddings()
+    row = torch.arange(_TRIED[0], device=model.device)[None] * 7919 % int(table.num_embeddings)
+    try:
+        with _at_rest(model):
+            own = model.base_model(input_ids=row, use_cache=False)[0]
+            told = model.base_model(
+                input_ids=row, use_cache=False, position_ids=torch.arange(_TRIED[0], device=model.device)[None]
+            )[0]
+    except _REFUSALS:
+        return False
+    return float((told - own).abs().max() / own.abs().max()) <= _TOLERANCE.get(own.dtype, _HALF_TOLERANCE)
+
+
 def _implementation(model: PreTrainedModel) -> str:
     return str(model.config.get_text_config()._attn_implementation)
 

@@ -64,7 +64,7 @@ def load_generator(source: str, dtype: torch.dtype = torch.float32) -> PreTraine
     """
     folder, options = _locate(source)
     with _explained(source), _quiet():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        loaded = _whole(AutoModelForCausalLM, folder, source, dtype, options)
     model = _without_quantisation(loaded) if options else cast(PreTrainedModel, loaded)
     _check_head(model, source)
     return model
@@ -83,9 +83,22 @@ def load_embedder(source: str, dtype: torch.dtype = torch.float32) -> PreTrained
     folder, options = _locate(source)
     with _explained(source), _quiet():
         if options:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+            loaded = _whole(AutoModelForCausalLM, folder, source, dtype, options)
             return cast(PreTrainedModel, _without_quantisation(loaded).base_model)
-        return cast(PreTrainedModel, AutoModel.from_pretrained(folder, dtype=dtype))
+        return cast(PreTrainedModel, _whole(AutoModel, folder, source, dtype, options))
+
+
+def _whole(kind: Any, folder: str, source: str, dtype: torch.dtype, options: dict[str, str]) -> Any:
+    """Load a model, and refuse a checkpoint that leaves weights out, which transformers would draw at random.
+
+    The layer that encoders of BERT's kind have after their last state is never used here and may be missing.
+    """
+    model, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+    missing = sorted(name for name in found["missing_keys"] if "pooler." not in name)
+    if missing:
+        name = type(model).__name__
+        raise UsageError(f"'{source}' is no whole {name}: weights are missing ({len(missing)}, first {missing[0]})")
+    return model
 
 
 def place_of(source: str) -> str:

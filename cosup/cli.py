@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cosup import options as opt
 from cosup.errors import InputError, UsageError
 from cosup.shell import Shell, run
 from cosup.version import __version__
 
 if TYPE_CHECKING:
     from cosup.generation.engine import Engine
+    from cosup.generation.retrievers.opening import RetrieverChoice
     from cosup.generation.settings import GenerationSettings
     from cosup.index.faiss_index import FaissIndex
     from cosup.modeling import CoSupervisedModel
@@ -178,6 +180,47 @@ def train(
 
 
 @app.command()
+def join(
+    context: typer.Context,
+    generator: opt.Generator,
+    embedder: opt.Embedder,
+    output: Annotated[Path, typer.Option("--output", help="Model folder to write.", show_default=False)],
+    pooling: opt.Pooling = None,
+    query: opt.Query = None,
+    similarity: opt.Similarity = None,
+    prompt: opt.Prompt = None,
+    ret_token: opt.RetToken = None,
+    cs_token: opt.CsToken = None,
+    ce_token: opt.CeToken = None,
+    max_length: opt.JoinedLength = None,
+    max_passage_length: opt.JoinedPassageLength = None,
+    query_prompt: opt.JoinedQueryPrompt = None,
+    passage_prompt: opt.JoinedPassagePrompt = None,
+) -> None:
+    """Make a model folder of a generator and an embedder that others trained.
+
+    What was found and decided is printed: token ids, pooling, how the pair asks.
+
+    \b
+    cosup join --generator nest-gen --embedder nest-emb --output model           two that were trained together
+    cosup join --generator my-llama --embedder all-MiniLM-L6-v2 --output model   any generator, any embedder
+    """
+    from cosup.joining import JoinSettings
+    from cosup.joining import join as join_models
+
+    shell: Shell = context.obj
+    chosen = JoinSettings(
+        pooling, query, similarity, prompt, ret_token, cs_token, ce_token, max_length, max_passage_length,
+        query_prompt, passage_prompt,
+    )  # fmt: skip
+    joined = join_models(generator, embedder, output, chosen)
+    width = max(len(name) for name, _ in joined.rows)
+    for name, value in joined.rows:
+        shell.note(f"{name:<{width}}  {value}")
+    shell.result(str(joined.folder))
+
+
+@app.command()
 def index(
     context: typer.Context,
     model: Model,
@@ -231,6 +274,10 @@ def ask(
     seed: Seed = 0,
     max_new_tokens: MaxNewTokens = 256,
     max_length: MaxLength = None,
+    retriever: opt.RetrieverName = None,
+    query_text: opt.QueryText = None,
+    query_prompt: opt.QueryPrompt = None,
+    passage_prompt: opt.PassagePrompt = None,
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
     """Answer one question and show the passages it cites.
@@ -244,7 +291,8 @@ def ask(
     shell: Shell = context.obj
     asked = Question("question", _checked_text(question))
     settings = GenerationSettings(max_new_tokens, max_length, sample, temperature, top_p, seed, ret_first, ctx_truncate)
-    engine, found = _load_engine(model, index, settings, dtype)
+    choice = _retriever_choice(retriever, query_text, query_prompt, passage_prompt)
+    engine, found, _ = _load_engine(shell, (model, index), settings, dtype, choice)
     engine.check(asked)
     if as_json:
         shell.result(json.dumps(engine.generate([asked])[0].to_dict(), ensure_ascii=False))
@@ -268,6 +316,10 @@ def generate(
     seed: Seed = 0,
     max_new_tokens: MaxNewTokens = 256,
     max_length: MaxLength = None,
+    retriever: opt.RetrieverName = None,
+    query_text: opt.QueryText = None,
+    query_prompt: opt.QueryPrompt = None,
+    passage_prompt: opt.PassagePrompt = None,
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
     """Answer a file of questions.
@@ -286,9 +338,10 @@ def generate(
     settings = GenerationSettings(max_new_tokens, max_length, sample, temperature, top_p, seed, ret_first, ctx_truncate)
     predict.check_output(output)
     asked = read_questions(questions)
-    engine, _ = _load_engine(model, index, settings, dtype)
+    choice = _retriever_choice(retriever, query_text, query_prompt, passage_prompt)
+    engine, _, more = _load_engine(shell, (model, index), settings, dtype, choice)
     predict.check_questions(engine, asked, questions)
-    identity = predict.identity_of(model, index, questions, settings, str(engine.model.generator.dtype))
+    identity = predict.identity_of(model, index, questions, settings, str(engine.model.generator.dtype)) | more
     with shell.progress("answering", "questions") as report:
         answers = predict.predict(engine, asked, output, identity, batch_size, report)
     shell.result(f"{output}  {len(answers):,} predictions")
@@ -450,15 +503,43 @@ def _load_pair(folder: Path, dtype: Dtype) -> CoSupervisedModel:
     return pair.to("cuda" if has_gpu else "cpu")
 
 
-def _load_engine(model: Path, index: Path, settings: GenerationSettings, dtype: Dtype) -> tuple[Engine, FaissIndex]:
-    """Load a pair with its index; whether they belong together is checked before any weights are read."""
+def _load_engine(
+    shell: Shell, places: tuple[Path, Path], settings: GenerationSettings, dtype: Dtype, choice: RetrieverChoice | None
+) -> tuple[Engine, FaissIndex, dict[str, Any]]:
+    """Load a pair with its index, and who else retrieves; what belongs together is checked before weights are read.
+
+    Returns:
+        The engine, the index, and what more than these and the settings decides the answers.
+    """
     from cosup.generation.engine import Engine
     from cosup.index.faiss_index import FaissIndex
     from cosup.modeling import read_model_record
 
+    model, index = places
     record = read_model_record(_model_folder(model))
-    found = FaissIndex.load(index, str(record["embedder_fingerprint"]))
-    return Engine(_load_pair(model, dtype), found, settings), found
+    own = str(record["embedder_fingerprint"])
+    found = FaissIndex.load(index, own if choice is None else choice.index_fingerprint)
+    pair = _load_pair(model, dtype)
+    if choice is None:
+        return Engine(pair, found, settings), found, {}
+    from cosup.generation.retrievers.opening import open_retriever
+
+    with shell.progress("embedding", "passages") as report:
+        opened = open_retriever(choice, pair, found, index, lambda done, n: report(done, n, ""))
+    if opened.built is not None:
+        shell.note(f"built for {choice.name}: {opened.built}")
+    return Engine(pair, opened.retriever, settings), found, dict(opened.identity)
+
+
+def _retriever_choice(name: str | None, query: str | None, *prompts: str | None) -> RetrieverChoice | None:
+    """Check which retriever was asked for; None for the pair's own."""
+    if name is None:
+        if query is not None or prompts != (None, None):
+            raise UsageError("--query-text, --query-prompt and --passage-prompt go with --retriever")
+        return None
+    from cosup.generation.retrievers.opening import RetrieverChoice
+
+    return RetrieverChoice(name, query or "text", *prompts)
 
 
 def _show_live(shell: Shell, engine: Engine, question: Any, index: FaissIndex) -> None:

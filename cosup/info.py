@@ -122,14 +122,15 @@ def _file(path: Path) -> Info:
 
 def model_info(folder: Path) -> Info:
     """Describe a model folder."""
-    from cosup.modeling import read_model_record
+    from cosup.model_folder import read_model_record, settings_of
 
     record = read_model_record(folder)
     rows: Rows = []
     for part in ("generator", "embedder"):
         rows.append((part, _architecture(folder / part)))
-    names = ("similarity", "temperature", "template", "prompt", "max_length", "max_passage_length")
-    rows += [(name, _value(record.get(name))) for name in names]
+    names = ("similarity", "temperature", "template", "prompt", "max_length", "max_passage_length", "pooling", "query")
+    own = settings_of(record)
+    rows += [(name, _value(getattr(own, name))) for name in names]
     rows += [("embedder fingerprint", str(record["embedder_fingerprint"]))]
     rows += [("made by", f"cosup {record.get('cosup_version', '(unknown version)')}")]
     return Info("model folder", tuple(rows))

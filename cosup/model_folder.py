@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from cosup import adapters
 from cosup.adapters import LoraSettings
 from cosup.data.encoding import PROMPT, check_prompt
 from cosup.errors import InputError, UsageError, did_you_mean
+from cosup.pooling import POOLINGS, Dense
 
 SIMILARITIES = ("cosine", "inner_product")
 PAIRINGS = ("separate", "shared")
+QUERIES = ("state", "text")
 FORMAT = 1
 PROJECTION = Path("embedder", "2_Dense", "model.safetensors")
 _NEEDED = ("token_ids", "embedder_fingerprint", "similarity", "prompt")
@@ -43,6 +45,11 @@ class PairSettings:
         template: name of the template that turned questions into examples.
         max_length: tokens of a whole sequence (prompt, passages and claims).
         max_passage_length: tokens of a passage, spliced or embedded; longer ones are cut.
+        pooling: how the embedder's token states become a vector, one of `POOLINGS`.
+        query: `state`, the generator's state at `[Ret]`, which it has learnt to place among the embeddings; or `text`,
+            what the embedder makes of the text so far, for a generator that never met this embedder.
+        query_prompt: put before a query that is text.
+        passage_prompt: put before a passage that is embedded.
     """
 
     similarity: str = "cosine"
@@ -51,11 +58,17 @@ class PairSettings:
     template: str = "claims"
     max_length: int = 1024
     max_passage_length: int = 256
+    pooling: str = POOLINGS[0]
+    query: str = QUERIES[0]
+    query_prompt: str = ""
+    passage_prompt: str = ""
 
     def __post_init__(self) -> None:
-        if self.similarity not in SIMILARITIES:
-            hint = did_you_mean(self.similarity, SIMILARITIES)
-            raise UsageError(f"similarity is '{self.similarity}'{hint}; expected one of {', '.join(SIMILARITIES)}")
+        for name, known in (("similarity", SIMILARITIES), ("pooling", POOLINGS), ("query", QUERIES)):
+            value = getattr(self, name)
+            if value not in known:
+                hint = did_you_mean(value, known)
+                raise UsageError(f"{name} is '{value}'{hint}; expected one of {', '.join(known)}")
         if not self.temperature > 0:
             raise UsageError(f"temperature is {self.temperature}; expected a number above 0")
         if self.max_passage_length < 1 or self.max_length <= self.max_passage_length:
@@ -164,7 +177,10 @@ def fingerprint_of(folder: Path, settings: PairSettings, base_digest: str = "") 
         settings: the pair's.
         base_digest: of the base, where the folder holds an adapter.
     """
-    digest = hashlib.sha256(f"{settings.similarity} {settings.max_passage_length}{base_digest}".encode())
+    own = f"{settings.similarity} {settings.max_passage_length}{base_digest}"
+    if (settings.pooling, settings.passage_prompt) != (POOLINGS[0], ""):
+        own += f" {settings.pooling} {settings.passage_prompt}"
+    digest = hashlib.sha256(own.encode())
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".safetensors", ".json")):
         digest.update(path.relative_to(folder).as_posix().encode())
         with path.open("rb") as file:
@@ -199,39 +215,42 @@ def load_projection(folder: Path) -> torch.Tensor:
         raise InputError("missing or damaged: it must hold the projection between the two models", path) from error
 
 
-def write_sentence_transformer(
-    folder: Path, width: int, settings: PairSettings, projection: torch.Tensor | None
-) -> None:
+def write_sentence_transformer(folder: Path, width: int, settings: PairSettings, layers: Sequence[Dense]) -> None:
     """Add the files with which sentence-transformers loads the embedder folder and gives cosup's vectors.
 
     Args:
         folder: `embedder/`.
         width: of the embedder, De.
         settings: the pair's.
-        projection: [D, De], or None.
+        layers: what follows the pooling: none, the projection, or the layers of an embedder made elsewhere.
     """
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": settings.max_passage_length})
-    _write_json(
-        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "pooling_mode_lasttoken": True}
-    )
-    if projection is not None:
-        modules.append(("2_Dense", "Dense"))
-        dense = {"in_features": width, "out_features": projection.shape[0], "bias": False}
-        identity = {"activation_function": "torch.nn.modules.linear.Identity"}
-        _write_json(folder / "2_Dense" / "config.json", dense | identity)
-        weight = projection.detach().contiguous().cpu()
-        save_file({"linear.weight": weight}, folder / "2_Dense" / "model.safetensors")
+    mode = {"last_token": "lasttoken", "mean": "mean_tokens", "cls": "cls_token"}[settings.pooling]
+    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, f"pooling_mode_{mode}": True})
+    for number, layer in enumerate(layers, start=2):
+        modules.append((f"{number}_Dense", "Dense"))
+        _write_dense(folder / f"{number}_Dense", layer)
     if settings.similarity == "cosine":
-        modules.append(("3_Normalize", "Normalize"))
-        (folder / "3_Normalize").mkdir(exist_ok=True)
+        modules.append((f"{max(3, len(modules))}_Normalize", "Normalize"))
+        (folder / modules[-1][0]).mkdir(exist_ok=True)
     rows = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(modules)
     ]
     (folder / "modules.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    name = "cosine" if settings.similarity == "cosine" else "dot"
-    _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": name})
+    own: dict[str, Any] = {"similarity_fn_name": "cosine" if settings.similarity == "cosine" else "dot"}
+    if settings.query_prompt or settings.passage_prompt:
+        own["prompts"] = {"query": settings.query_prompt, "document": settings.passage_prompt}
+    _write_json(folder / "config_sentence_transformers.json", own)
+
+
+def _write_dense(folder: Path, layer: Dense) -> None:
+    out, into = layer.weight.shape
+    shape = {"in_features": into, "out_features": out, "bias": layer.bias is not None}
+    _write_json(folder / "config.json", shape | {"activation_function": layer.activation})
+    tensors = {"linear.weight": layer.weight} | ({} if layer.bias is None else {"linear.bias": layer.bias})
+    save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, folder / "model.safetensors")
 
 
 def share_like_other_files(folder: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cosup import adapters as lora
@@ -33,6 +34,8 @@ from cosup.model_folder import (
     write_sentence_transformer,
 )
 from cosup.pair import MIN_TEMPERATURE, Pair, PairOutput, positions_of
+from cosup.pooling import Dense, Head
+from cosup.sentence_folder import dense_layers
 from cosup.tokens import add_control_tokens, control_token_ids
 from cosup.version import __version__
 
@@ -129,7 +132,10 @@ class CoSupervisedModel(Pair):
         source, own = str(folder / "generator"), str(folder / "embedder")
         generator = load_generator(source, dtype)
         body = generator.base_model if record.get("pairing") == SHARED else load_embedder(own, dtype)
-        return cls(generator, cast(PreTrainedModel, body), load_tokenizer(source), load_tokenizer(own), settings)
+        layers = dense_layers(folder / "embedder")
+        learnt = settings.query == "state" and len(layers) == 1 and layers[0].projects
+        head = Head(layers) if layers and not learnt else None
+        return cls(generator, cast(PreTrainedModel, body), load_tokenizer(source), load_tokenizer(own), settings, head)
 
     @classmethod
     def _on_base(
@@ -194,7 +200,7 @@ class CoSupervisedModel(Pair):
         if self.base is not None:
             for part, model in (("generator", self.generator), ("embedder", self.embedder)):
                 state |= {f"{part}.{k}": v for k, v in lora.load_adapter(model, folder / part).items()}
-        if self.projection is not None:
+        if isinstance(self.projection, nn.Linear):
             state["projection.weight"] = load_projection(folder)
             if state["projection.weight"].shape != self.projection.weight.shape:
                 raise InputError("missing or damaged: it must hold the projection between the two models", folder)
@@ -230,18 +236,27 @@ class CoSupervisedModel(Pair):
         self._save_model("embedder", state, folder, source)
         settings = replace(self.settings, temperature=_temperature_of(state, self.settings))
         width = int(self.embedder.config.hidden_size)
-        write_sentence_transformer(folder / "embedder", width, settings, state.get("projection.weight"))
+        write_sentence_transformer(folder / "embedder", width, settings, self._layers(state))
         share_like_other_files(folder)
         self.fingerprint = fingerprint_of(folder / "embedder", settings, "" if base is None else base.digests[1])
         record: dict[str, Any] = {
             "cosup_version": __version__,
             "embedder_fingerprint": self.fingerprint,
-            "pooling": "last_token",
         }
         record |= {"pairing": self._pairing, "token_ids": self.control.to_dict()}
         if "log_temperature" in state:
             record["log_temperature"] = float(state["log_temperature"])
         write_model_record(folder, record, settings, base)
+
+    def _layers(self, state: State) -> list[Dense]:
+        """Return what stands after the embedder's pooling, with the tensors of a state."""
+        if not isinstance(self.projection, Head):
+            return [] if self.projection is None else [Dense(state["projection.weight"])]
+        own = "projection.linears"
+        return [
+            Dense(state[f"{own}.{i}.weight"], state.get(f"{own}.{i}.bias"), name)
+            for i, name in enumerate(self.projection.names)
+        ]
 
     def _save_model(self, part: Literal["generator", "embedder"], state: State, folder: Path, base: str | None) -> None:
         model: PreTrainedModel = getattr(self, part)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
@@ -17,11 +17,12 @@ from torch import nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cosup.attention import enable_packing, packed_inputs
+from cosup.attention import enable_packing, packed_inputs, takes_positions
 from cosup.data.padding import pad_right
 from cosup.errors import UsageError
 from cosup.losses.ntp import linear_ntp_loss_sum
 from cosup.model_folder import PairSettings
+from cosup.pooling import Head, padded_on_the_right, pool
 from cosup.tokens import ControlTokenIds, TextEncoder, control_token_ids
 
 MIN_TEMPERATURE = 0.005
@@ -51,10 +52,11 @@ class Pair(nn.Module):
 
     Args:
         generator: a causal language model whose vocabulary has the control tokens.
-        embedder: the body of a decoder language model; the generator's own body makes a shared pair.
+        embedder: the body of a language model; the generator's own body makes a shared pair.
         generator_tokenizer: the generator's tokenizer, with the control tokens.
         embedder_tokenizer: the embedder's own tokenizer.
         settings: how the pair is used.
+        head: layers that an embedder made elsewhere has after its pooling, in place of a projection.
     """
 
     log_temperature: nn.Parameter | None
@@ -68,6 +70,7 @@ class Pair(nn.Module):
         generator_tokenizer: PreTrainedTokenizerBase,
         embedder_tokenizer: PreTrainedTokenizerBase,
         settings: PairSettings | None = None,
+        head: Head | None = None,
     ) -> None:
         super().__init__()
         _check_logits(generator)
@@ -78,16 +81,16 @@ class Pair(nn.Module):
         self.settings = settings or PairSettings()
         self.control: ControlTokenIds = control_token_ids(generator_tokenizer)
         self.passage_encoder = TextEncoder(embedder_tokenizer)
-        wide, narrow = generator.config.hidden_size, embedder.config.hidden_size
-        dtype = next((p.dtype for p in embedder.parameters() if p.requires_grad), embedder.dtype)
-        self.projection = None if wide == narrow else nn.Linear(narrow, wide, bias=False, dtype=dtype)
+        self.projection: nn.Linear | Head | None = head or self._fresh_projection()
         self.register_parameter("log_temperature", None)
         self.embedder_frozen = False
         #: Supervised positions whose logits are alive at a time; None suits it to the device.
         self.ntp_chunk: int | None = None
         self.fingerprint: str | None = None
+        packs = [enable_packing(generator), enable_packing(embedder)]
         #: Whether both models keep the sequences of a packed row apart.
-        self.can_pack: bool = all([enable_packing(generator), enable_packing(embedder)])
+        self.can_pack: bool = all(packs)
+        self._told_positions = packs[1] or takes_positions(embedder)
         self._ties = [names for names in self.aliases() if len(names) > 1]
 
     # -- what it is ------------------------------------------------------------------------------------------------
@@ -99,8 +102,10 @@ class Pair(nn.Module):
 
     @property
     def dimension(self) -> int:
-        """Width D of the sequence space."""
-        return int(self.generator.config.hidden_size)
+        """Width D of the sequence space: the generator's, or the embedder's own where it alone makes the queries."""
+        if self.settings.query == "state":
+            return int(self.generator.config.hidden_size)
+        return self.projection.width if isinstance(self.projection, Head) else int(self.embedder.config.hidden_size)
 
     @property
     def shared(self) -> bool:
@@ -149,6 +154,13 @@ class Pair(nn.Module):
         if self.embedder_frozen:
             self.embedder.eval()
         return self
+
+    def _fresh_projection(self) -> nn.Linear | None:
+        wide, narrow = int(self.generator.config.hidden_size), int(self.embedder.config.hidden_size)
+        if wide == narrow or self.settings.query == "text":
+            return None
+        dtype = next((p.dtype for p in self.embedder.parameters() if p.requires_grad), self.embedder.dtype)
+        return nn.Linear(narrow, wide, bias=False, dtype=dtype)
 
     # -- running it ------------------------------------------------------------------------------------------------
 
@@ -240,7 +252,7 @@ class Pair(nn.Module):
         attention_mask: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Embed passages: the embedder's last hidden state at the last real token (paper, section 3).
+        """Embed passages: the embedder's last hidden state at the last real token (paper, section 3), or as it pools.
 
         Padding may stand on either side; neither it nor the neighbours in a packed row change the result.
 
@@ -264,20 +276,16 @@ class Pair(nn.Module):
     ) -> torch.Tensor:
         """Return the embedder's own states [P, De] that `project` turns into embeddings; arguments as for `embed`."""
         with torch.no_grad() if self.embedder_frozen else contextlib.nullcontext():
+            if attention_mask is not None and not self._told_positions:
+                input_ids, attention_mask = padded_on_the_right(input_ids, attention_mask)
             states = self._run(self.embedder, input_ids, attention_mask, lengths)
-            if lengths is not None:
-                return states[0, lengths.cumsum(dim=0) - 1]
-            if attention_mask is None:
-                return states[:, -1]
-            columns = torch.arange(input_ids.shape[1], device=input_ids.device)
-            last = (attention_mask * columns).argmax(dim=1)
-            return states[torch.arange(len(last), device=last.device), last]
+            return pool(states, self.settings.pooling, attention_mask, lengths)
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
         """Turn the embedder's states [P, De] into float32 embeddings [P, D] (unit length for cosine)."""
         if self.projection is None:
             return self._in_space(pooled)
-        return self._in_space(self.projection(pooled.to(self.projection.weight.dtype)))
+        return self._in_space(self.projection(pooled.to(next(self.projection.parameters()).dtype)))
 
     def _in_space(self, vectors: torch.Tensor) -> torch.Tensor:
         vectors = vectors.float()
@@ -290,13 +298,22 @@ class Pair(nn.Module):
             inputs = packed_inputs(body, lengths)
         else:
             mask = torch.ones_like(input_ids) if mask is None else mask
-            inputs = {"attention_mask": mask, "position_ids": positions_of(mask)}
+            inputs = {"attention_mask": mask}
+            if body is not self.embedder or self._told_positions:
+                inputs["position_ids"] = positions_of(mask)
         last: torch.Tensor = body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
         return last
 
     def encode_passage(self, text: str) -> list[int]:
         """Return the embedder's token ids of a passage's rendered text, cut to `max_passage_length`."""
-        return self.passage_encoder.encode_with_template(text, self.settings.max_passage_length)
+        own = self.settings
+        return self.passage_encoder.encode_with_template(own.passage_prompt + text, own.max_passage_length)
+
+    def embed_queries(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embed queries that are text, cut to `max_passage_length`: [len(texts), D] float32, on the CPU."""
+        own = self.settings
+        limit = own.max_passage_length
+        return self.embed_ids([self.passage_encoder.encode_with_template(own.query_prompt + t, limit) for t in texts])
 
     @torch.inference_mode()
     def embed_ids(self, batch: list[list[int]]) -> torch.Tensor:

@@ -7,13 +7,16 @@ which can never produce a control token or any other special token of the tokeni
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from cosup.errors import UsageError
 
@@ -74,6 +77,45 @@ def add_control_tokens(tokenizer: PreTrainedTokenizerBase, generator: PreTrained
     for token in fresh:
         _initialise_row(generator, tokenizer.get_vocab()[token], starts[token])
     return ids
+
+
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the tokens that were added to a tokenizer's own vocabulary."""
+    return [str(token) for token in tokenizer.added_tokens_decoder.values()]
+
+
+def rename_tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, str]) -> PreTrainedTokenizerBase:
+    """Return a tokenizer in which added tokens are spelled otherwise; every id stays.
+
+    Ordinary pieces of the vocabulary can't be renamed: they are what other texts are made of.
+
+    Args:
+        tokenizer: with a `tokenizer.json`.
+        names: from a spelling to the new one.
+
+    Raises:
+        UsageError: a token was not added, a new spelling is taken, or ids would change.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UsageError("the tokenizer has no tokenizer.json; its tokens cannot be renamed")
+    known, added = tokenizer.get_vocab(), added_tokens(tokenizer)
+    for old, new in names.items():
+        if old not in added:
+            raise UsageError(f"'{old}' is a word of the tokenizer, not a token that was added to it")
+        if new in known and new not in names:
+            raise UsageError(f"the tokenizer has '{new}' beside '{old}'; expected one of them")
+    record = json.loads(tokenizer.backend_tokenizer.to_str())
+    for token in record["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    if isinstance(record["model"].get("vocab"), dict):
+        record["model"]["vocab"] = {names.get(word, word): i for word, i in record["model"]["vocab"].items()}
+    own = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    fresh = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(record)), clean_up_tokenization_spaces=False, **own
+    )
+    if fresh.get_vocab() != {names.get(word, word): i for word, i in known.items()}:
+        raise UsageError("the tokens cannot be renamed: the tokenizer would number them anew")
+    return fresh
 
 
 def _initialise_row(generator: PreTrainedModel, row: int, word_ids: list[int]) -> None:

@@ -23,10 +23,15 @@ from tests.pairs import TinyWorld, save_pair
 
 ANSWERING = ["--ctx-truncate", "--dtype", "--help", "--index", "--max-length", "--max-new-tokens", "--model"]
 ANSWERING += ["--ret-first", "--sample", "--seed", "--temperature", "--top-p"]
+ANSWERING += ["--retriever", "--query-text", "--query-prompt", "--passage-prompt"]
 COMMANDS = {
     "demo": ["--compare", "--help", "--output", "--seed"],
     "convert": ["--help", "FORMAT", "IN", "OUT"],
     "train": ["--help", "RECIPE"],
+    "join": sorted(
+        "--generator --embedder --output --pooling --query --similarity --prompt --ret-token --cs-token --ce-token"
+        " --max-length --max-passage-length --query-prompt --passage-prompt --help".split()
+    ),
     "index": ["--dtype", "--help", "--model", "--output", "--passages"],
     "ask": sorted([*ANSWERING, "--json", "QUESTION"]),
     "generate": sorted([*ANSWERING, "--batch-size", "--output", "--questions"]),

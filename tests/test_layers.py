@@ -21,9 +21,12 @@ ROOMS = (
     "attention",
     "slots",
     "adapters",
+    "pooling",
+    "sentence_folder",
     "model_folder",
     "pair",
     "modeling",
+    "joining",
     "index",
     "training",
     "generation",
@@ -32,6 +35,7 @@ ROOMS = (
     "info",
     "shell",
     "demo",
+    "options",
     "cli",
 )
 # The front door opens on every room: the package's public names, and `python -m cosup`.

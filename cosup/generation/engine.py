@@ -17,9 +17,9 @@ from cosup.errors import InputError, UsageError
 from cosup.generation.cache import SlotRows, cache_class
 from cosup.generation.drafts import Drafter
 from cosup.generation.events import Event, EventStream, answer_of
-from cosup.generation.retrieval import Retriever, StateRetriever
+from cosup.generation.retrieval import Retriever, retriever_for
 from cosup.generation.rows import CLAIM_ROOM, Piece, Row
-from cosup.generation.scheduler import Scheduler
+from cosup.generation.scheduler import Codec, Scheduler
 from cosup.generation.settings import GenerationSettings
 from cosup.index.base import VectorIndex
 from cosup.modeling import CoSupervisedModel
@@ -47,7 +47,7 @@ class Engine:
         settings: GenerationSettings | None = None,
     ) -> None:
         self.model = model.eval()
-        self.retriever: Retriever = StateRetriever(model, index) if _is_index(index) else index
+        self.retriever: Retriever = retriever_for(model, index) if _is_index(index) else index
         self.settings = settings or GenerationSettings()
         own = model.settings
         self.encoder = ExampleEncoder(
@@ -126,7 +126,8 @@ class Engine:
     def scheduler(self, most: int, chunk_tokens: int = 512) -> Scheduler:
         """Return an empty batch for at most so many rows at a time; add rows to it and step it."""
         cache = self._cache(self.model.generator, most)
-        return Scheduler(self.model, self.retriever, self._passage, self._forbidden, cache, chunk_tokens)
+        codec = Codec(self._passage, self._decode)
+        return Scheduler(self.model, self.retriever, codec, self._forbidden, cache, chunk_tokens)
 
     def row(self, question: Question, settings: GenerationSettings | None = None) -> Row:
         """Return a question as a row.

@@ -8,26 +8,31 @@ done leave at once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from cosup.generation.beam import Beam, branches
 from cosup.generation.cache import RowCache
 from cosup.generation.choice import Choices
-from cosup.generation.retrieval import RetrievalRequest, Retriever
-from cosup.generation.rows import Row, Stage
+from cosup.generation.retrieval import RetrievalRequest, Retriever, text_so_far
+from cosup.generation.rows import Piece, Row, Stage
 from cosup.modeling import CoSupervisedModel
 from cosup.records import Hit
 
 
-class Encode(Protocol):
-    """Turns a passage of the retriever into the generator's tokens."""
+@dataclass(frozen=True)
+class Codec:
+    """Between texts and the generator's tokens.
 
-    def __call__(self, passage_id: str) -> list[int]:
-        """Return the tokens of the passage that has this id."""
-        ...
+    Attributes:
+        passage: gives the tokens of the passage that has an id.
+        text: gives the text of a piece of output.
+    """
+
+    passage: Callable[[str], list[int]]
+    text: Callable[[Piece], str]
 
 
 class Scheduler:
@@ -36,7 +41,7 @@ class Scheduler:
     Args:
         model: the pair, in evaluation mode.
         retriever: answers `[Ret]`.
-        encode: turns a passage id into tokens.
+        codec: turns passages into tokens, and output into text.
         forbidden: ids that are never written.
         cache: empty; its `most` is how many rows are on their way at a time (a beam's partial answers not counted).
         chunk_tokens: tokens of prompts and passages fed in a step at most, beside the rows that write.
@@ -46,14 +51,14 @@ class Scheduler:
         self,
         model: CoSupervisedModel,
         retriever: Retriever,
-        encode: Encode,
+        codec: Codec,
         forbidden: torch.Tensor,
         cache: RowCache,
         chunk_tokens: int = 512,
     ) -> None:
         self.model = model
         self.retriever = retriever
-        self.encode = encode
+        self.codec = codec
         self.forbidden = forbidden
         self.cache = cache
         self.chunk_tokens = chunk_tokens
@@ -138,7 +143,9 @@ class Scheduler:
 
     def _request(self, row: Row) -> RetrievalRequest:
         assert row.state is not None
-        return RetrievalRequest(row.state, row.context, row.question.candidates, row.settings.where)
+        asked = row.question
+        text = text_so_far(asked.question, [self.codec.text(piece) for piece in row.pieces])
+        return RetrievalRequest(row.state, row.context, asked.candidates, row.settings.where, asked.question, text)
 
     def _may_search(self, row: Row) -> bool:
         beam = self._beams.get(id(row))
@@ -153,7 +160,7 @@ class Scheduler:
             self._branch(row, hits)
         else:
             read = hits[: row.settings.passages_per_retrieval]
-            row.read(hits, [self.encode(hit.passage_id) for hit in read])
+            row.read(hits, [self.codec.passage(hit.passage_id) for hit in read])
 
     # -- beams -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +189,7 @@ class Scheduler:
             places.append(other)
         for place, (hit, chance) in zip(places, chosen, strict=True):
             rest = [h for h in hits if h is not hit]
-            place.read([hit, *rest], [self.encode(hit.passage_id)])
+            place.read([hit, *rest], [self.codec.passage(hit.passage_id)])
             place.likelihood.retrieval += chance
 
     def _end_beam(self, beam: Beam) -> None:
