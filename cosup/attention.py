@@ -401,7 +401,7 @@ def takes_positions(model: PreTrainedModel) -> bool:
     table: Any = model.get_input_embeddings()
     row = torch.arange(_TRIED[0], device=model.device)[None] * 7919 % int(table.num_embeddings)
     try:
-        with _at_rest(model):
+        with at_rest(model):
             own = model.base_model(input_ids=row, use_cache=False)[0]
             told = model.base_model(
                 input_ids=row, use_cache=False, position_ids=torch.arange(_TRIED[0], device=model.device)[None]
