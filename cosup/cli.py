@@ -166,7 +166,7 @@ def train(
     path, overrides = split_overrides([recipe, *context.args])
     loaded = load_recipe(path, overrides)
     with shell.progress("training", "steps") as report:
-        from cosup.training.processes import rank
+        from cosup.processes import rank
         from cosup.training.run import train as train_recipe
 
         model = train_recipe(loaded, report)
@@ -389,7 +389,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.argv[1:] if words is None else words,
     )
     if "torch.distributed" in sys.modules:
-        from cosup.training.processes import leave
+        from cosup.processes import leave
 
         leave(code)
     return code

@@ -218,6 +218,25 @@ def checked_corpus(passages: Sequence[Passage]) -> dict[str, int]:
     return rows
 
 
+def check_embedder(found: str, expected: str | None, place: str | Path) -> None:
+    """Refuse an index that another embedder made.
+
+    Args:
+        found: fingerprint of the embedder that made it.
+        expected: of the pair that is to ask; None accepts any.
+        place: of the index.
+
+    Raises:
+        InputError: names both embedders.
+    """
+    if expected is not None and found != expected:
+        raise InputError(
+            f"the index was made by embedder {found[:12]}, but the model's embedder is {expected[:12]}; run 'cosup "
+            "index' again with this model",
+            place,
+        )
+
+
 def check_target(folder: Path, own_names: frozenset[str]) -> None:
     """Make sure that `folder` can become an index folder without the loss of anything else.
 

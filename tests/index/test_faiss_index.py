@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -254,8 +255,8 @@ class UnitEmbedder:
     def __init__(self, batches: int = 10**6) -> None:
         self.left = batches
 
-    def encode_passage(self, text: str) -> list[int]:
-        return list(text.encode())
+    def encode_passages(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(text.encode()) for text in texts]
 
     def embed_ids(self, batch: list[list[int]]) -> torch.Tensor:
         if self.left == 0:
