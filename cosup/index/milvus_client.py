@@ -20,6 +20,7 @@ SECONDS_TO_CONNECT = 10.0
 IDS_AT_ONCE = 1000  # in one expression
 MOST_ROWS, MOST_BYTES = 2000, 8 * 2**20  # of one message, which Milvus takes whole or not at all
 MOST_HITS = 16_384  # that Milvus returns of a query
+_LITE_CHANNEL = {"grpc.keepalive_time_ms": 2**31 - 1}  # its server hangs up on a client that asks whether it is alive
 _PASSAGES_A_LIST = 39  # of an IVF index, at least: with fewer, its lists are not learnt well
 
 
@@ -87,6 +88,7 @@ def connect(place: MilvusPlace) -> MilvusConnection:
                 token=place.token,
                 db_name=place.database,
                 timeout=SECONDS_TO_CONNECT,
+                **({"grpc_options": _LITE_CHANNEL} if place.lite else {}),
             )
         except MilvusException as error:
             raise _unreachable(place, error, reasons) from error
@@ -174,7 +176,8 @@ class Table:
     def serve(self, settings: SearchSettings) -> None:
         """Index what is there and make it searchable."""
         params = self.connection.call("prepare_index_params")
-        params.add_index("vector", index_type=settings.type, metric_type="IP", params=settings.build)
+        build = {"params": settings.build}  # nested, as every Milvus reads them; Lite overlooks them otherwise
+        params.add_index("vector", index_type=settings.type, metric_type="IP", params=build)
         self._call("flush")
         self._call("create_index", params)
         self.load()

@@ -6,7 +6,7 @@ in that step. What a killed build has left is taken away by the next build of th
 
 Milvus finds the neighbours, with candidates and filters as expressions; the scores are computed here from the vectors it
 returns, so that a score never depends on the other queries, nor on how Milvus compares. Equal scores come in the order
-of the corpus. Where Milvus searches exactly (Milvus Lite unless told otherwise; `flat`) that holds at the end of the
+of the corpus, which is that in which passages came; one that was replaced counts as new. Where Milvus searches exactly (Milvus Lite unless told otherwise; `flat`) that holds at the end of the
 list too, up to 16,384 hits; where it searches approximately, it may miss some of those that are equal to the last.
 
 Shapes: Q queries, N passages, D dimensions.
@@ -278,14 +278,16 @@ class MilvusIndex:
         self._check_new(passages, vectors)
         known = self._main.get([p.id for p in passages], ["id"])
         if known:
-            raise InputError(f"a passage {known[0]['id']!r} is there already; replace it instead")
-        self._write(passages, vectors, {})
+            raise InputError(f"the index has a passage {known[0]['id']!r} already; replace it, or choose another id")
+        self._write(passages, vectors)
 
     def replace(self, passages: Sequence[Passage], vectors: Vectors) -> None:
-        """Put passages in the place of those with the same ids, new ones at the end: see `LiveIndex.replace`."""
+        """Put passages in the place of those with the same ids: see `LiveIndex.replace`.
+
+        In the order of the corpus they come last: what was replaced counts as new.
+        """
         self._check_new(passages, vectors)
-        known = self._main.get([p.id for p in passages], ["id", "number"])
-        self._write(passages, vectors, {row["id"]: int(row["number"]) for row in known})
+        self._write(passages, vectors)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Take passages out: see `LiveIndex.delete`."""
@@ -309,17 +311,16 @@ class MilvusIndex:
         _check_shape(vectors, len(passages), self.state.similarity, self.dimension)
         _check_values(vectors, self.state.similarity)
 
-    def _write(self, passages: Sequence[Passage], vectors: Vectors, numbers: dict[str, int]) -> None:
-        """Write passages, those without a number at the end of the corpus."""
+    def _write(self, passages: Sequence[Passage], vectors: Vectors) -> None:
+        """Write passages at the end of the corpus, over those with the same ids."""
         if not passages:
             return
-        state, rows = self._state_table.read(), []
-        following = state.next_number
-        for passage, vector in zip(passages, vectors, strict=True):
-            number = numbers.get(passage.id, following)
-            following += number == following
-            rows.append(row_of(passage, number, np.asarray(vector, dtype=np.float32)))
-        state = replace(state, next_number=following, version=secrets.token_hex(16))
+        state = self._state_table.read()
+        rows = [
+            row_of(passage, state.next_number + i, np.asarray(vectors[i], dtype=np.float32))
+            for i, passage in enumerate(passages)
+        ]
+        state = replace(state, next_number=state.next_number + len(rows), version=secrets.token_hex(16))
         self.state = self._state_table.change(self._main, state, rows, [])
 
 

@@ -66,19 +66,36 @@ def in_child(work: Callable[[], None], until: Callable[[], None] | None = None) 
     return os.waitpid(child, 0)[1] == 0
 
 
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.001)
+
+
+def seconds_of(work: Callable[[], None], begun: Path) -> float:
+    """Return how long a change takes that nobody kills."""
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    wait_for(begun)
+    start = time.monotonic()
+    os.waitpid(child, 0)
+    return time.monotonic() - start
+
+
 def main() -> None:
     """Change, kill, look; and again."""
     folder, kills = Path(sys.argv[1]), int(sys.argv[2])
     place, begun, result = str(folder / "x.db"), folder / "begun", folder / "found.json"
-    chance, runs, current = random.Random(0), [], 0
+    chance, runs, current = random.Random(0), [], 1
     assert in_child(lambda: build(place))
-    for number in range(1, kills + 1):
+    seconds = seconds_of(lambda: change(place, 1, begun), begun)
+    for number in range(2, kills + 2):
         begun.unlink(missing_ok=True)
 
         def kill_soon() -> None:
-            while not begun.exists():
-                time.sleep(0.002)
-            time.sleep(chance.uniform(0, 0.12))
+            wait_for(begun)
+            time.sleep(chance.uniform(0, 0.8 * seconds))
 
         ended = in_child(lambda version=number: change(place, version, begun), kill_soon)  # type: ignore[misc]
         assert in_child(lambda: look(place, result))
