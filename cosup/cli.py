@@ -18,6 +18,7 @@ from cosup.version import __version__
 if TYPE_CHECKING:
     from cosup.generation.engine import Engine
     from cosup.generation.settings import GenerationSettings
+    from cosup.index.embed import EmbedOptions
     from cosup.index.faiss_index import FaissIndex
     from cosup.modeling import CoSupervisedModel
     from cosup.records import Answer, Question
@@ -40,6 +41,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
+
+
+class VectorDtype(StrEnum):
+    """Type of the vectors that an index keeps."""
+
+    float32 = "float32"
+    float16 = "float16"
 
 
 class Dtype(StrEnum):
@@ -189,31 +197,51 @@ def index(
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", help="Index folder to write.", show_default=False)],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            help="Index folder to write; or a Milvus file NAME.db, or milvus://HOST:PORT/NAME.",
+            show_default=False,
+        ),
+    ],
+    vector_dtype: Annotated[
+        VectorDtype, typer.Option("--vector-dtype", help="Of the stored vectors; float16 takes half the disk.")
+    ] = VectorDtype.float32,
+    batch_tokens: Annotated[
+        int | None, typer.Option("--batch-tokens", min=1, help="Tokens embedded at once.  [default: by the device]")
+    ] = None,
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
     """Embed a corpus and write its index.
 
-    The same command goes on after an interruption.
+    The same command goes on after an interruption. Under torchrun all processes share the work, on several machines too
+    if they see the same folders.
 
     \b
     cosup index --model runs/train/model --passages data/passages.jsonl --output index
     cosup index --model runs/train/model --passages ~/notes --output notes-index    your own Markdown files
+    cosup index --model runs/train/model --passages data/passages.jsonl --output corpus.db
+    torchrun --nproc-per-node 8 -m cosup index --model runs/train/model --passages kilt.jsonl --output index
     """
-    from cosup.data.reading import read_all, read_passages
-    from cosup.index.base import check_target
-    from cosup.index.build import build_index
-    from cosup.index.faiss_index import OWN_NAMES
+    from cosup.index.build import check_place, work_folder, write_index
+    from cosup.index.corpus import store_passages
+    from cosup.processes import join, rank
 
     shell: Shell = context.obj
     folder = _model_folder(model)
-    check_target(output, OWN_NAMES)
-    corpus = read_all(read_passages, passages)
+    join()
+    if rank() == 0:
+        check_place(output)
+    corpus = store_passages(passages, work_folder(output) / "passages")
     pair = _load_pair(folder, dtype)
+    options = _embed_options(pair, vector_dtype, batch_tokens)
     with shell.progress("indexing", "passages") as report:
-        report(0, len(corpus), "")
-        built = build_index(pair, corpus, output, pair.settings.similarity, lambda done, n: report(done, n, ""))
-    shell.result(f"{output}  {len(built):,} passages")
+        write_index(
+            pair, corpus, output, pair.settings.similarity, lambda done, n: report(done, n, ""), options
+        )
+    if rank() == 0:
+        shell.result(f"{output}  {len(corpus):,} passages")
 
 
 @app.command()
@@ -443,11 +471,25 @@ def _load_pair(folder: Path, dtype: Dtype) -> CoSupervisedModel:
     import torch
 
     from cosup.modeling import CoSupervisedModel
+    from cosup.processes import local_rank
 
     has_gpu = torch.cuda.is_available()
     short = dtype is Dtype.bfloat16 or (dtype is Dtype.auto and has_gpu)
     pair = CoSupervisedModel.from_pretrained(folder, torch.bfloat16 if short else torch.float32)
-    return pair.to("cuda" if has_gpu else "cpu")
+    if not has_gpu:
+        return pair
+    torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    return pair.to("cuda")
+
+
+def _embed_options(pair: CoSupervisedModel, vector_dtype: VectorDtype, batch_tokens: int | None) -> EmbedOptions:
+    from cosup.index.embed import EmbedOptions, tokens_for
+
+    return EmbedOptions(
+        tokens_per_batch=batch_tokens or tokens_for(pair.device),
+        half=vector_dtype is VectorDtype.float16,
+        computed_in=str(pair.embedder.dtype),
+    )
 
 
 def _load_engine(model: Path, index: Path, settings: GenerationSettings, dtype: Dtype) -> tuple[Engine, FaissIndex]:

@@ -18,6 +18,7 @@ import typer
 from cosup.cli import app, main, split_overrides, task_names
 from cosup.console import safe_text
 from cosup.errors import UsageError
+from cosup.index.faiss_index import FaissIndex
 from cosup.version import __version__
 from tests.pairs import TinyWorld, save_pair
 
@@ -27,7 +28,7 @@ COMMANDS = {
     "demo": ["--compare", "--help", "--output", "--seed"],
     "convert": ["--help", "FORMAT", "IN", "OUT"],
     "train": ["--help", "RECIPE"],
-    "index": ["--dtype", "--help", "--model", "--output", "--passages"],
+    "index": ["--batch-tokens", "--dtype", "--help", "--model", "--output", "--passages", "--vector-dtype"],
     "ask": sorted([*ANSWERING, "--json", "QUESTION"]),
     "generate": sorted([*ANSWERING, "--batch-size", "--output", "--questions"]),
     "evaluate": ["--help", "--output", "--passages", "--predictions", "--questions"],
@@ -196,6 +197,20 @@ def test_a_folder_of_markdown_can_be_indexed(cosup: Cosup, tiny_world: TinyWorld
     done = cosup("index", "--model", tiny_world.model, "--passages", tmp_path / "notes", "--output", tmp_path / "index")
     assert done.out == f"{tmp_path / 'index'}  1 passages\n"
     assert done.err.startswith("indexing: 1/1 passages")
+
+
+@pytest.mark.milvus
+def test_an_index_in_a_milvus_file(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    from cosup.index.milvus_index import MilvusIndex
+
+    given = ["--model", tiny_world.model, "--passages", tiny_world.passages, "--output"]
+    for place in (tmp_path / "corpus.db", f"{tmp_path}/corpus.db:second"):
+        done = cosup("index", *given, place)
+        assert (done.code, done.out) == (0, f"{place}  {len(FaissIndex.load(tiny_world.index, None))} passages\n")
+        assert list(MilvusIndex.load(place, None)) == list(FaissIndex.load(tiny_world.index, None))
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.db"]
+    assert "named 'two words'" in cosup.refused("index", *given, f"{tmp_path}/corpus.db:two words")
+    assert "no Milvus answers there" in cosup.refused("index", *given, "milvus://127.0.0.1:1/x", code=1)
 
 
 def test_ask_streams_the_text_and_draws_what_it_cites(cosup: Cosup, tiny_world: TinyWorld) -> None:

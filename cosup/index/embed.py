@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH_ON_ACCELERATORS = 32_768
 SHARD_SIZE = 4096
 
 
@@ -83,6 +84,11 @@ class EmbedOptions:
     def dtype(self) -> np.dtype[np.float32] | np.dtype[np.float16]:
         """As which vectors are kept."""
         return np.dtype(np.float16) if self.half else np.dtype(np.float32)
+
+
+def tokens_for(device: torch.device) -> int:
+    """Return how many tokens of a batch suit a device."""
+    return TOKENS_PER_BATCH if device.type == "cpu" else TOKENS_PER_BATCH_ON_ACCELERATORS
 
 
 class _Read(NamedTuple):
