@@ -237,9 +237,7 @@ def index(
     pair = _load_pair(folder, dtype)
     options = _embed_options(pair, vector_dtype, batch_tokens)
     with shell.progress("indexing", "passages") as report:
-        write_index(
-            pair, corpus, output, pair.settings.similarity, lambda done, n: report(done, n, ""), options
-        )
+        write_index(pair, corpus, output, pair.settings.similarity, lambda done, n: report(done, n, ""), options)
     if rank() == 0:
         shell.result(f"{output}  {len(corpus):,} passages")
 

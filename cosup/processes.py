@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import distributed
 
-
 # How long a process waits for the others: one may have far more to do. torchrun sees processes that died.
 PATIENCE = timedelta(days=7)
 

@@ -89,5 +89,5 @@ def check_place(place: str | Path) -> None:
 
 
 def work_folder(place: str | Path) -> Path:
-    """Return where the unfinished work for an index lies: in its folder; for Milvus, a hidden folder beside the file."""
+    """Return where the unfinished work for an index lies: in its folder; for Milvus, in a hidden one beside."""
     return MilvusPlace.parse(place).work_folder if is_milvus_place(place) else Path(place) / PARTIAL

@@ -2,8 +2,8 @@
 
 The corpus is cut into shards of consecutive passages. Within a shard passages are sorted by length and batched under
 a budget of padded tokens; each finished shard is one file, written whole or not at all. The processes of a run share
-out the shards that are missing, so that a run that was killed is gone on with by any number of them. A process holds the
-texts and tokens of two shards (the next is read while the device computes) and the vectors of one.
+out the shards that are missing, so that a run that was killed is gone on with by any number of them. A process holds
+the texts and tokens of two shards (the next is read while the device computes) and the vectors of one.
 
 Shapes: N passages, D dimensions, S passages of a shard.
 """
@@ -32,7 +32,7 @@ from cosup.records import Passage
 logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
-TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH = 1024  # on a CPU, whose caches hold no more of a layer's states: 8,192 take 1.4 times as long
 TOKENS_PER_BATCH_ON_ACCELERATORS = 32_768
 SHARD_SIZE = 4096
 

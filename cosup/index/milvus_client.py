@@ -97,7 +97,7 @@ def connect(place: MilvusPlace) -> MilvusConnection:
 
 def _unreachable(place: MilvusPlace, error: Exception, reasons: Sequence[BaseException]) -> CosupError:
     if not place.lite:
-        return CosupError(f"{place.shown}: no Milvus answers there ({_said(error)}); start it, or check address and user")
+        return CosupError(f"{place.shown}: no Milvus answers there ({_said(error)}); start it, or check the address")
     kinds = {type(reason).__name__ for reason in reasons}
     if "DataDirLockedError" in kinds:
         return UsageError(f"{place.uri}: another process is using it, and Milvus Lite serves one at a time")
@@ -210,7 +210,9 @@ class Table:
 
     def where(self, expression: str, fields: Sequence[str]) -> list[Row]:
         """Return the rows that an expression holds of, at most `MOST_HITS`."""
-        return [dict(row) for row in self._call("query", filter=expression, output_fields=list(fields), limit=MOST_HITS)]
+        return [
+            dict(row) for row in self._call("query", filter=expression, output_fields=list(fields), limit=MOST_HITS)
+        ]
 
     def count(self) -> int:
         """Return the number of rows."""

@@ -4,33 +4,37 @@ An index is a collection that nobody but cosup names, and an alias, which is the
 collection is whole, in one step, and so an index that is not whole cannot be opened; one that is built anew is replaced
 in that step. What a killed build has left is taken away by the next build of the same name.
 
-Milvus finds the neighbours, with candidates and filters as expressions; the scores are computed here from the vectors it
-returns, so that a score never depends on the other queries, nor on how Milvus compares. Equal scores come in the order
-of the corpus, which is that in which passages came; one that was replaced counts as new. Where Milvus searches exactly (Milvus Lite unless told otherwise; `flat`) that holds at the end of the
-list too, up to 16,384 hits; where it searches approximately, it may miss some of those that are equal to the last.
+Milvus finds the neighbours, with candidates and filters as expressions; the scores are computed here from the vectors
+it returns, so that a score never depends on the other queries, nor on how Milvus compares. Equal scores come in the
+order of the corpus, which is that in which passages came; one that was replaced counts as new. Where Milvus searches
+exactly (Milvus Lite unless told otherwise; `flat`) that holds at the end of the list too, up to 16,384 hits; where it
+searches approximately, it may miss some of those that are equal to the last.
 
 Shapes: Q queries, N passages, D dimensions.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from cosup.errors import CosupError, InputError, UsageError
 from cosup.index.base import Candidates, Vectors, check_embedder, checked_corpus
-from cosup.index.corpus import StoredCorpus
 from cosup.index.filters import Filter
+from cosup.index.milvus_build import (
+    ROWS_AT_ONCE,
+    build_collections,
+    check_extra,
+    check_shape,
+    check_values,
+    checked_name,
+    make_parent,
+)
 from cosup.index.milvus_client import (
-    IDS_AT_ONCE,
     MOST_HITS,
     MilvusConnection,
     Table,
@@ -38,25 +42,12 @@ from cosup.index.milvus_client import (
     connect,
     search_settings,
 )
-from cosup.index.milvus_expressions import FIELDS, Row, filter_expression, ids_expression, passage_of, row_of
+from cosup.index.milvus_expressions import FIELDS, filter_expression, passage_of, row_of
 from cosup.index.milvus_place import MilvusPlace, check_index_type
+from cosup.index.milvus_search import MilvusSearch
 from cosup.index.milvus_state import MilvusState, StateTable
 from cosup.index.shards import VectorRows
 from cosup.records import Hit, Passage
-
-ROWS_AT_ONCE = 1000  # read or written together
-_MARGIN = 8  # hits asked for beyond k, so that ties are mostly seen at once
-_NOISE = 1e-5  # of Milvus's own scores, over the product of the norms
-_ANSWER_BYTES = 16 * 2**20  # of vectors in one answer of Milvus
-_UNIT_TOLERANCE = 2e-3
-
-
-class _Found(NamedTuple):
-    """A hit; sorts best first."""
-
-    minus_score: float
-    number: int
-    passage_id: str
 
 
 class MilvusIndex:
@@ -82,9 +73,9 @@ class MilvusIndex:
         """
         target = MilvusPlace.parse(place)
         if target.lite and not Path(target.uri).exists():
-            _check_extra(target)
+            check_extra(target)
         else:
-            _check_name(connect(target))
+            checked_name(connect(target))
 
     @classmethod
     def build(
@@ -113,24 +104,13 @@ class MilvusIndex:
         """
         target = MilvusPlace.parse(place)
         check_index_type(index_type or target.index_type)
-        _check_shape(vectors, len(passages), similarity)
+        check_shape(vectors, len(passages), similarity)
         if target.lite:
-            _make_parent(target)
+            make_parent(target)
         connection = connect(target)
-        old = _check_name(connection)
-        _clear_leftovers(connection, old)
         settings = search_settings(index_type or target.index_type, len(passages), target.lite)
         start = MilvusState(embedder_fingerprint, similarity, vectors.shape[1], settings, len(passages), "")
-        collection = f"{target.name}_{secrets.token_hex(4)}"
-        try:
-            state = _fill(connection, collection, passages, vectors, start)
-            connection.point(target.name, collection)
-        except BaseException:
-            _drop(connection, collection)
-            raise
-        if old is not None:
-            _drop(connection, old)
-        return cls(connection, collection, state)
+        return cls(connection, *build_collections(connection, passages, vectors, start))
 
     @classmethod
     def load(cls, place: str | Path, expected_fingerprint: str | None) -> MilvusIndex:
@@ -211,43 +191,12 @@ class MilvusIndex:
         for number, ids in enumerate(limits):
             groups.setdefault(None if ids is None else tuple(sorted(set(ids))), []).append(number)
         self._check_candidates(groups)
+        search = MilvusSearch(self._main, self.state.search)
         hits: list[list[Hit]] = [[]] * len(queries)
         for ids, numbers in groups.items():
-            for number, found in zip(numbers, self._among(queries[numbers], k, ids, condition), strict=True):
+            for number, found in zip(numbers, search.among(queries[numbers], k, ids, condition), strict=True):
                 hits[number] = [Hit(f.passage_id, -f.minus_score) for f in found]
         return hits
-
-    def _among(self, queries: Vectors, k: int, ids: Sequence[str] | None, condition: str) -> list[list[_Found]]:
-        """Return each query's `k` best among some passages, whose ids may be too many for one expression."""
-        if ids is None:
-            return self._nearest(queries, k, condition)
-        found: list[list[_Found]] = [[] for _ in queries]
-        for start in range(0, len(ids), IDS_AT_ONCE):
-            own = ids_expression(ids[start : start + IDS_AT_ONCE])
-            part = self._nearest(queries, k, f"{own} and {condition}" if condition else own)
-            found = [sorted(a + b)[:k] for a, b in zip(found, part, strict=True)]
-        return found
-
-    def _nearest(self, queries: Vectors, k: int, expression: str) -> list[list[_Found]]:
-        """Return each query's `k` best; asks for more where the last may have equals that were not returned."""
-        best: list[list[_Found]] = [[]] * len(queries)
-        unsettled, limit = list(range(len(queries))), min(k + _MARGIN, MOST_HITS)
-        while unsettled:
-            again = []
-            for numbers in self._portions(unsettled, limit):
-                answers = self._main.search(queries[numbers], limit, expression, self.state.search)
-                for number, answer in zip(numbers, answers, strict=True):
-                    found, noise = _scored(queries[number], answer)
-                    best[number] = found[:k]
-                    if len(answer) == limit < MOST_HITS and -found[k - 1].minus_score - noise <= answer[-1]["distance"]:
-                        again.append(number)
-            unsettled, limit = again, min(4 * limit, MOST_HITS)
-        return best
-
-    def _portions(self, numbers: Sequence[int], limit: int) -> Iterator[list[int]]:
-        """Yield as many queries at a time as one answer can serve."""
-        size = max(1, _ANSWER_BYTES // (4 * self.dimension * limit))
-        return (list(numbers[start : start + size]) for start in range(0, len(numbers), size))
 
     def _check_candidates(self, groups: dict[tuple[str, ...] | None, list[int]]) -> None:
         wanted = sorted({passage_id for ids in groups if ids for passage_id in ids})
@@ -308,8 +257,8 @@ class MilvusIndex:
     def _check_new(self, passages: Sequence[Passage], vectors: Vectors) -> None:
         if passages:
             checked_corpus(passages)
-        _check_shape(vectors, len(passages), self.state.similarity, self.dimension)
-        _check_values(vectors, self.state.similarity)
+        check_shape(vectors, len(passages), self.state.similarity, self.dimension)
+        check_values(vectors, self.state.similarity)
 
     def _write(self, passages: Sequence[Passage], vectors: Vectors) -> None:
         """Write passages at the end of the corpus, over those with the same ids."""
@@ -324,123 +273,6 @@ class MilvusIndex:
         self.state = self._state_table.change(self._main, state, rows, [])
 
 
-# -- building --------------------------------------------------------------------------------------------------------
-
-
-def _fill(
-    connection: MilvusConnection,
-    collection: str,
-    passages: Sequence[Passage],
-    vectors: VectorRows,
-    state: MilvusState,
-) -> MilvusState:
-    """Write the collections of an index and return its state."""
-    main, digest = connection.create(collection, state.dimension), hashlib.sha256(state.embedder_fingerprint.encode())
-    seen: set[str] | None = None if isinstance(passages, StoredCorpus) else set()  # a store has seen to its ids
-    for start in range(0, len(passages), ROWS_AT_ONCE):
-        part = passages[start : start + ROWS_AT_ONCE]
-        block = np.asarray(vectors[start : start + len(part)], dtype=np.float32)
-        _check_values(block, state.similarity)
-        rows = [row_of(p, start + i, block[i]) for i, p in enumerate(part)]
-        if seen is not None:
-            _check_distinct(rows, seen)
-        main.insert(rows)
-        digest.update(block.tobytes() + json.dumps([p.to_dict() for p in part]).encode())
-    main.serve(state.search)
-    if main.count() != len(passages):
-        raise CosupError(f"{connection.place.shown}: Milvus holds {main.count():,} of {len(passages):,} passages; build again")
-    state = replace(state, version=digest.hexdigest())
-    StateTable.create(connection, collection, state.dimension).write(state)
-    return state
-
-
-def _check_distinct(rows: Sequence[Row], seen: set[str]) -> None:
-    """Refuse ids that come twice: to Milvus the second would be another row of the same key."""
-    for row in rows:
-        if row["id"] in seen:
-            raise InputError(f"two passages have the id {row['id']!r}")
-        seen.add(row["id"])
-
-
-def _check_name(connection: MilvusConnection) -> str | None:
-    """Return the collection that the index's name stands for now, None where it is free.
-
-    Raises:
-        UsageError: the name is taken by what is not cosup's.
-    """
-    name = connection.place.name
-    found = connection.target_of(name)
-    taken = name if name in connection.call("list_collections") else found
-    if taken is not None and not (found and StateTable.is_there(connection, found)):
-        raise UsageError(
-            f"{connection.place.shown}: '{name}' is a collection that cosup did not make; choose another name"
-        )
-    return found
-
-
-def _clear_leftovers(connection: MilvusConnection, current: str | None) -> None:
-    """Take away what builds of this index that were killed have left."""
-    own = re.compile(rf"({re.escape(connection.place.name)}_[0-9a-f]{{8}})(_state)?")
-    for name in connection.call("list_collections"):
-        match = own.fullmatch(name)
-        if match and match[1] != current and not connection.call("list_aliases", match[1])["aliases"]:
-            connection.drop(name)
-
-
-def _drop(connection: MilvusConnection, collection: str) -> None:
-    connection.drop(StateTable(connection, collection).table.name)
-    connection.drop(collection)
-
-
 def _others(connection: MilvusConnection) -> str:
     names = sorted(connection.call("list_aliases")["aliases"])
     return f"it has {', '.join(names)}" if names else "make one with 'cosup index'"
-
-
-def _check_extra(place: MilvusPlace) -> None:
-    import importlib.util
-
-    if not all(importlib.util.find_spec(name) for name in ("pymilvus", "milvus_lite")):
-        raise UsageError(f"{place.shown}: an index in Milvus needs more: pip install 'cosup[milvus]'")
-
-
-def _make_parent(place: MilvusPlace) -> None:
-    try:
-        Path(place.uri).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write an index to {place.shown}: {error.strerror or error}") from error
-
-
-# -- vectors ---------------------------------------------------------------------------------------------------------
-
-
-def _scored(query: Vectors, answer: Sequence[Any]) -> tuple[list[_Found], float]:
-    """Return what Milvus found with scores of our own, best first, and how far Milvus's may be off."""
-    if not answer:
-        return [], 0.0
-    vectors = np.array([hit["entity"]["vector"] for hit in answer], dtype=np.float64)
-    own = query.astype(np.float64)
-    scores = np.float32((vectors * own).sum(axis=1)).tolist()
-    noise = _NOISE * float(np.linalg.norm(own) * np.linalg.norm(vectors, axis=1).max())
-    found = [_Found(-s, int(hit["entity"]["number"]), str(hit["id"])) for s, hit in zip(scores, answer, strict=True)]
-    return sorted(found), noise
-
-
-def _check_shape(vectors: VectorRows, count: int, similarity: str, dimension: int | None = None) -> None:
-    if similarity not in ("cosine", "inner_product"):
-        raise UsageError(f"similarity is '{similarity}'; expected cosine or inner_product")
-    shape = list(vectors.shape)
-    fits = len(shape) == 2 and shape[0] == count and dimension in (None, shape[1])
-    if not fits or vectors.dtype not in (np.float32, np.float16):
-        wanted = f"float32 [{count}, {'D' if dimension is None else dimension}]"
-        raise UsageError(f"vectors are {vectors.dtype} {shape}; expected {wanted}")
-    if dimension is None and not count:
-        raise InputError("the corpus has no passages; expected at least one")
-
-
-def _check_values(block: Vectors, similarity: str) -> None:
-    if not np.isfinite(block).all():
-        raise CosupError("a vector is not finite; the embedder's training may have diverged")
-    lengths = np.linalg.norm(block.astype(np.float32), axis=1)
-    if similarity == "cosine" and len(block) and np.abs(lengths - 1).max() > _UNIT_TOLERANCE:
-        raise UsageError("vectors are not of unit length, which the similarity 'cosine' needs")

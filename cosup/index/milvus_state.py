@@ -1,9 +1,9 @@
 """What an index in Milvus says of itself, and changes of it that happen whole or not at all.
 
-Beside the collection of an index, `X`, stands `X_state`. Its row `state` holds the record below. Milvus takes one message
-whole or not at all, and what fits into one is written at once. A larger change is first laid down in `X_state`, then
-named in the record (that is the moment it happens), then carried out, and then cleared away. Whoever opens the index
-carries out what is named there once more: to write a row twice is to write it once.
+Beside the collection of an index, `X`, stands `X_state`. Its row `state` holds the record below. Milvus takes one
+message whole or not at all, and what fits into one is written at once. A larger change is first laid down in `X_state`,
+then named in the record (that is the moment it happens), then carried out, and then cleared away. Whoever opens the
+index carries out what is named there once more: to write a row twice is to write it once.
 
 One writer at a time: two that change the same index at once may undo one another's work.
 """
@@ -155,7 +155,9 @@ class StateTable:
             ids = [f"{state.change.token}:{place}" for place in places]
             noted = [_as_it_was(row) for row in self.table.get(ids, [*FIELDS, "vector"])]
             if len(noted) < len(ids):
-                raise InputError("damaged: a change of it is not whole; run 'cosup index' again", main.connection.place.shown)
+                raise InputError(
+                    "damaged: a change of it is not whole; run 'cosup index' again", main.connection.place.shown
+                )
             gone = [row["id"] for row in noted if row["number"] == _DELETED]
             _carry_out(main, [row for row in noted if row["number"] != _DELETED], gone)
         done = replace(state, change=None)

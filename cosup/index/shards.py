@@ -166,7 +166,8 @@ class ShardedVectors:
 
     def __getitem__(self, rows: Rows) -> Vectors:
         if isinstance(rows, int | np.integer):
-            return self._gathered(np.array([range(len(self))[rows]]))[0]
+            one: Vectors = self._gathered(np.array([range(len(self))[rows]]))[0]
+            return one
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             return self._span(start, stop) if step == 1 else self._gathered(np.arange(start, stop, step))
@@ -188,16 +189,18 @@ class ShardedVectors:
         return np.asarray(np.lib.format.open_memmap(self.paths[number], mode="r"))
 
     def _span(self, start: int, stop: int) -> Vectors:
-        found = np.empty((max(0, stop - start), self.shape[1]), dtype=self.dtype)
+        found: Vectors = np.empty((max(0, stop - start), self.shape[1]), dtype=self.dtype)
         while start < stop:
             number = bisect_right(self._starts, start) - 1
             base, end = self._starts[number], min(stop, self._starts[number + 1])
-            found[len(found) - (stop - start) : len(found) - (stop - end)] = self._open(number)[start - base : end - base]
+            found[len(found) - (stop - start) : len(found) - (stop - end)] = self._open(number)[
+                start - base : end - base
+            ]
             start = end
         return found
 
     def _gathered(self, rows: NDArray[np.int64]) -> Vectors:
-        if rows.size and not (0 <= rows.min() and rows.max() < len(self)):
+        if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {len(self)}")
         found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
         numbers = np.searchsorted(self._starts, rows, side="right") - 1

@@ -29,4 +29,5 @@ def load(folder: Path, fingerprint: str | None) -> MilvusIndex:
 def release(path: Path) -> None:
     """Let go of a file, as the end of the process would."""
     from milvus_lite.server_manager import server_manager_instance
+
     server_manager_instance.release_server(str(path))

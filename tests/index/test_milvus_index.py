@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cosup.errors import CosupError, InputError, UsageError
-from cosup.index import milvus_client, milvus_index, milvus_state
+from cosup.index import milvus_client, milvus_index, milvus_search, milvus_state
 from cosup.index.build import build_index
 from cosup.index.filters import Filter
 from cosup.index.milvus_client import MilvusConnection, connect
@@ -95,7 +95,7 @@ def test_candidates_and_filters_together(index: MilvusIndex, monkeypatch: pytest
     chosen: list[list[str] | None] = [["p7", "p3", "p3"], None, [], [f"p{i}" for i in range(0, N, 2)], ["p119"]]
     assert [len(hits) for hits in index.search(queries, 3, chosen)] == [2, 3, 0, 3, 1]
     for at_once in (1000, 7):  # ids of a long list go in several expressions
-        monkeypatch.setattr(milvus_index, "IDS_AT_ONCE", at_once)
+        monkeypatch.setattr(milvus_search, "IDS_AT_ONCE", at_once)
         found = index.search(queries, 4, chosen, where)
         for query, own, hits in zip(queries, chosen, found, strict=True):
             allowed = {p.id for p in corpus() if where.holds(p.metadata) and (own is None or p.id in own)}
@@ -126,7 +126,7 @@ def test_more_hits_than_milvus_returns_are_refused(index: MilvusIndex, monkeypat
 
 def test_a_large_answer_is_fetched_in_portions(index: MilvusIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = index.search(vectors(9, seed=1), 5)
-    monkeypatch.setattr(milvus_index, "_ANSWER_BYTES", 4 * D * 13 * 2)  # two queries' worth
+    monkeypatch.setattr(milvus_search, "_ANSWER_BYTES", 4 * D * 13 * 2)  # two queries' worth
     assert index.search(vectors(9, seed=1), 5) == whole
 
 
@@ -227,7 +227,7 @@ def test_several_indexes_in_one_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="x.db: no such Milvus Lite file; make one with 'cosup index'"):
+    with pytest.raises(InputError, match=r"x\.db: no such Milvus Lite file; make one with 'cosup index'"):
         MilvusIndex.load(tmp_path / "x.db", MINE)
     MilvusIndex.check_target(tmp_path / "x.db")
     assert not list(tmp_path.iterdir())
@@ -285,7 +285,9 @@ def test_from_passages_to_an_index_in_one_call(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_there() -> None:
-    with pytest.raises(CosupError, match=r"^milvus://127.0.0.1:1/x: no Milvus answers there \(.*\); start it, or check"):
+    with pytest.raises(
+        CosupError, match=r"^milvus://127.0.0.1:1/x: no Milvus answers there \(.*\); start it, or check"
+    ):
         MilvusIndex.load("milvus://127.0.0.1:1/x", MINE)
 
 
@@ -361,7 +363,10 @@ def test_changes_that_are_refused_change_nothing(tmp_path: Path) -> None:
     assert list(index) == corpus(10)
 
 
-WRITES = ("insert", "upsert", "delete", "create_collection", "drop_collection", "create_alias", "alter_alias", "create_index")
+WRITES = (
+    *("insert", "upsert", "delete", "create_collection", "drop_collection"),
+    *("create_alias", "alter_alias", "create_index"),
+)
 
 
 class Interrupted(BaseException):
@@ -451,7 +456,7 @@ def test_a_build_interrupted_at_any_write_leaves_the_old_index(tmp_path: Path, m
 
 
 def test_changes_killed_at_any_moment(tmp_path: Path) -> None:
-    """kill -9, in processes of their own: each finds the state before or after the one that was killed."""
+    """By kill -9, in processes of their own: each finds the state before or after the one that was killed."""
     command = [sys.executable, "-m", "tests.index.changing", str(tmp_path), "10"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

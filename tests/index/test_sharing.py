@@ -103,7 +103,12 @@ def test_the_command_under_torchrun(tmp_path: Path, tiny_world: TinyWorld) -> No
     assert [[hit.passage_id for hit in hits] for hits in found] == [[hit.passage_id for hit in hits] for hits in known]
     (tmp_path / "broken.jsonl").write_text('{"id": "a", "text": "x"}\n{"id"\n')
     done = subprocess.run(
-        torchrun(2, *index, tmp_path / "broken.jsonl"), cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+        torchrun(2, *index, tmp_path / "broken.jsonl"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode != 0
     assert "broken.jsonl:2: wrong JSON" in done.stderr
