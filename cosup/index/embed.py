@@ -21,10 +21,9 @@ import numpy as np
 import torch
 
 from cosup.errors import CosupError, UsageError
-from cosup.index.base import Vectors, checked_corpus
+from cosup.index.base import PARTIAL, Vectors, checked_corpus
 from cosup.records import Passage
 
-PARTIAL = ".partial"
 TOKENS_PER_BATCH = 8192
 SHARD_SIZE = 4096
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cosup.errors import CosupError, InputError, UsageError
-from cosup.index.embed import PARTIAL, batches_by_length, embed_corpus, embed_passages
+from cosup.index.base import PARTIAL
+from cosup.index.embed import batches_by_length, embed_corpus, embed_passages
 from cosup.records import Passage
 
 
