@@ -53,22 +53,21 @@ def describe(path: str | Path, devices: int | None = None, examples: int | None 
             predictions.
         devices: of a recipe: for how many devices its memory and steps are worked out; None for one.
         examples: of a recipe: how many training examples there are; None counts them.
-        verify: of an index: compare every file with its checksum, however large.
+        verify: the path must be an index; compare every file with its checksum, however large.
 
     Raises:
         InputError: nothing is there, it is nothing that cosup knows, or it is wrong or damaged.
-        UsageError: a recipe cannot be used; `devices` or `examples` are given for what is no recipe, or `verify` for
-            what is no index.
+        UsageError: a recipe cannot be used; `devices` or `examples` are given for what is no recipe.
     """
     path = Path(path)
     if not path.exists():
         raise InputError("no such file or folder", path)
+    if verify:
+        return index_info(path, verify)
     if path.is_file() and path.suffix.lower() in RECIPE_SUFFIXES:
         return recipe_info(path, devices or 1, examples)
     if devices is not None or examples is not None:
         raise UsageError(f"--devices and --examples go with a recipe; {path} is none")
-    if verify:
-        return index_info(path, verify)
     return _folder(path) if path.is_dir() else _file(path)
 
 

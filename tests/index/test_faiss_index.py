@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from cosup.errors import CosupError, InputError, UsageError
 from cosup.index import faiss_index, manifest
-from cosup.index.base import PARTIAL, VectorIndex
+from cosup.index.base import PARTIAL
 from cosup.index.build import add_passages, build_index
 from cosup.index.faiss_index import LOCK, FaissIndex
 from cosup.index.filters import Filter
@@ -51,11 +51,6 @@ def small_index(folder: Path, kind: str = "flat") -> FaissIndex:
 
 
 # -- the folder --------------------------------------------------------------------------------------------------------
-
-
-def test_it_keeps_the_contract_for_types() -> None:
-    index: type[VectorIndex] = FaissIndex
-    assert index is FaissIndex
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf-pq", "hnsw"])
