@@ -146,6 +146,8 @@ class Structure:
         """
         parameters = self._parameters(k, allowed)
         proposed = min(len(self._vectors), self.record.refine * max(k, RECALL_AT))
+        if self.record.type == "hnsw":
+            proposed = min(proposed, parameters.efSearch)
         found: list[Found] = []
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             chunk = queries[start : start + QUERIES_AT_ONCE]
@@ -166,8 +168,7 @@ class Structure:
         chosen = {} if allowed is None else {"sel": allowed.selector}
         effort = math.ceil(self.record.effort / (1.0 if allowed is None else allowed.share))
         if self.record.type == "hnsw":
-            effort = min(max(effort, self.record.refine * max(k, RECALL_AT)), len(self._vectors))
-            return faiss.SearchParametersHNSW(efSearch=effort, **chosen)
+            return faiss.SearchParametersHNSW(efSearch=min(max(effort, k), len(self._vectors)), **chosen)
         return faiss.SearchParametersIVF(nprobe=min(effort, self._index.nlist), **chosen)
 
 
@@ -268,6 +269,7 @@ def _empty(dimension: int, count: int, type_name: str) -> Any:
     else:
         index = faiss.IndexIVFPQ(*shape, code_bytes(dimension), 8, faiss.METRIC_INNER_PRODUCT)
         index.pq.cp.min_points_per_centroid = 1
+        index.pq.cp.max_points_per_centroid = _TRAINING_VECTORS_A_LIST
     index.cp.min_points_per_centroid = 1
     return index
 
