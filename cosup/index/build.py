@@ -1,4 +1,4 @@
-"""From a corpus to an index in one call; the same call resumes after an interruption."""
+"""From a corpus to an index in one call, and changes to it; the same call resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cosup.errors import UsageError
-from cosup.index.base import VectorIndex, check_target
+from cosup.errors import InputError, UsageError
+from cosup.index.base import PARTIAL, LiveIndex, check_embedder
 from cosup.index.corpus import Corpus, as_sequence
-from cosup.index.embed import PARTIAL, EmbedOptions, PassageEmbedder, embed_corpus
-from cosup.index.faiss_index import OWN_NAMES, FaissIndex
+from cosup.index.embed import EmbedOptions, PassageEmbedder, embed_corpus
+from cosup.index.faiss_index import FaissIndex, check_folder
 from cosup.index.milvus_index import MilvusIndex
 from cosup.index.milvus_place import MilvusPlace, is_milvus_place
+from cosup.index.open import open_index
 from cosup.index.progress import Progress
+from cosup.index.structures import IndexSettings
 from cosup.processes import barrier, rank
 
 
@@ -23,8 +25,9 @@ def build_index(
     place: str | Path,
     similarity: str,
     progress: Progress | None = None,
+    settings: IndexSettings | None = None,
     options: EmbedOptions | None = None,
-) -> VectorIndex:
+) -> LiveIndex:
     """Embed `passages`, write their index and open it.
 
     Args:
@@ -33,6 +36,7 @@ def build_index(
         place: a folder, which may hold an older index or an interrupted run, nothing else; or a place in Milvus.
         similarity: of the pair: `cosine` or `inner_product`.
         progress: called with the passages done and all passages.
+        settings: type and precision of the index; by default chosen from the corpus size, and float32.
         options: how to embed.
 
     Raises:
@@ -40,13 +44,9 @@ def build_index(
         UsageError: the embedder was never saved, or `place` cannot be used.
         CosupError: the embedder gives a vector that is not finite.
     """
-    written = write_index(embedder, passages, place, similarity, progress, options)
+    written = write_index(embedder, passages, place, similarity, progress, settings, options)
     barrier()
-    if written is not None:
-        return written
-    kind: Any = MilvusIndex if is_milvus_place(place) else FaissIndex
-    opened: VectorIndex = kind.load(place, embedder.fingerprint)
-    return opened
+    return open_index(place, embedder.fingerprint) if written is None else written
 
 
 def write_index(
@@ -55,8 +55,9 @@ def write_index(
     place: str | Path,
     similarity: str,
     progress: Progress | None = None,
+    settings: IndexSettings | None = None,
     options: EmbedOptions | None = None,
-) -> VectorIndex | None:
+) -> LiveIndex | None:
     """Do what `build_index` does; of several processes all embed, and the first alone writes and opens the index.
 
     Returns:
@@ -70,8 +71,12 @@ def write_index(
         raise UsageError("the embedder was never saved and has no fingerprint; save the model before indexing")
     if rank() > 0:
         return None
-    kind: Any = MilvusIndex if is_milvus_place(place) else FaissIndex
-    built: VectorIndex = kind.build(place, as_sequence(passages), vectors, embedder.fingerprint, similarity)
+    built: LiveIndex
+    what = (as_sequence(passages), vectors, embedder.fingerprint, similarity)
+    if is_milvus_place(place):
+        built = MilvusIndex.build(place, *what, None if settings is None or settings.type == "auto" else settings.type)
+    else:
+        built = FaissIndex.build(place, *what, settings)
     shutil.rmtree(work, ignore_errors=True)
     return built
 
@@ -85,9 +90,48 @@ def check_place(place: str | Path) -> None:
     if is_milvus_place(place):
         MilvusIndex.check_target(place)
     else:
-        check_target(Path(place), OWN_NAMES)
+        check_folder(Path(place))
 
 
 def work_folder(place: str | Path) -> Path:
     """Return where the unfinished work for an index lies: in its folder; for Milvus, in a hidden one beside."""
     return MilvusPlace.parse(place).work_folder if is_milvus_place(place) else Path(place) / PARTIAL
+
+
+def add_passages(
+    embedder: PassageEmbedder,
+    passages: Corpus,
+    index: LiveIndex,
+    place: str | Path,
+    replacing: bool,
+    progress: Progress | None = None,
+) -> None:
+    """Embed `passages` and add them to an index.
+
+    Args:
+        embedder: the pair that made the index.
+        passages: what is new.
+        index: is changed.
+        place: where the index is; an interrupted call goes on.
+        replacing: whether passages of the same ids give way; else they are refused.
+        progress: called after each batch with the passages done and all passages.
+
+    Raises:
+        InputError: the index is another embedder's, or a passage is there already (before anything is embedded).
+        UsageError: the embedder was never saved.
+    """
+    check_embedder(index.embedder_fingerprint, embedder.fingerprint or "unsaved", place)
+    known = None if replacing else next((p.id for p in as_sequence(passages) if _is_there(index, p.id)), None)
+    if known is not None:
+        raise InputError(f"the index has a passage {known!r} already; replace it, or choose another id")
+    vectors: Any = embed_corpus(embedder, passages, work_folder(place), progress=progress)
+    (index.replace if replacing else index.add)(as_sequence(passages), vectors)
+    shutil.rmtree(work_folder(place), ignore_errors=True)
+
+
+def _is_there(index: LiveIndex, passage_id: str) -> bool:
+    try:
+        index.passage(passage_id)
+    except InputError:
+        return False
+    return True

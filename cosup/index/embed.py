@@ -31,7 +31,6 @@ from cosup.records import Passage
 
 logger = logging.getLogger(__name__)
 
-PARTIAL = ".partial"
 TOKENS_PER_BATCH = 1024  # on a CPU, whose caches hold no more of a layer's states: 8,192 take 1.4 times as long
 TOKENS_PER_BATCH_ON_ACCELERATORS = 32_768
 SHARD_SIZE = 4096
