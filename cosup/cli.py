@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from cosup.generation.engine import Engine
     from cosup.generation.retrievers.opening import RetrieverChoice
     from cosup.generation.settings import GenerationSettings
-    from cosup.index.faiss_index import FaissIndex
+    from cosup.index.base import VectorIndex
+    from cosup.index.structures import IndexSettings
     from cosup.modeling import CoSupervisedModel
     from cosup.records import Answer, Question
 
@@ -52,8 +53,32 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class IndexType(StrEnum):
+    """How an index is searched."""
+
+    auto = "auto"
+    flat = "flat"
+    ivf_sq = "ivf-sq"
+    ivf_pq = "ivf-pq"
+    hnsw = "hnsw"
+
+
+class VectorDtype(StrEnum):
+    """Type of the vectors that an index keeps."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
 Model = Annotated[Path, typer.Option("--model", help="Model folder, as 'cosup train' writes it.", show_default=False)]
-Index = Annotated[Path, typer.Option("--index", help="Index folder, as 'cosup index' writes it.", show_default=False)]
+Index = Annotated[
+    str,
+    typer.Option(
+        "--index",
+        help="Index folder, as 'cosup index' writes it; or a Milvus file NAME.db, or milvus://HOST:PORT/COLLECTION.",
+        show_default=False,
+    ),
+]
 RetFirst = Annotated[bool, typer.Option("--ret-first", help="Retrieve before the first word.")]
 CtxTruncate = Annotated[bool, typer.Option("--ctx-truncate", help="Drop each passage once its claim is written.")]
 Sample = Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest token.")]
@@ -168,7 +193,7 @@ def train(
     path, overrides = split_overrides([recipe, *context.args])
     loaded = load_recipe(path, overrides)
     with shell.progress("training", "steps") as report:
-        from cosup.training.processes import rank
+        from cosup.processes import rank
         from cosup.training.run import train as train_recipe
 
         model = train_recipe(loaded, report)
@@ -223,40 +248,74 @@ def join(
 @app.command()
 def index(
     context: typer.Context,
-    model: Model,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            help="Index folder to write or to change; or a Milvus file NAME.db, or milvus://HOST:PORT/NAME.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Model folder, as 'cosup train' writes it.", show_default=False)
+    ] = None,
     passages: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             "--passages",
             help="passages.jsonl, a Parquet file, or a folder of Markdown and text files; can be given several times.",
             show_default=False,
         ),
-    ],
-    output: Annotated[Path, typer.Option("--output", help="Index folder to write.", show_default=False)],
+    ] = None,
+    index_type: Annotated[
+        IndexType, typer.Option("--index-type", help="auto: by the size of the corpus; flat: exact.")
+    ] = IndexType.auto,
+    vector_dtype: Annotated[
+        VectorDtype, typer.Option("--vector-dtype", help="Of the stored vectors; float16 takes half the disk.")
+    ] = VectorDtype.float32,
+    add: Annotated[bool, typer.Option("--add", help="Add the passages to the index.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Add them; those of the same ids give way.")] = False,
+    delete: Annotated[
+        Path | None, typer.Option("--delete", help="Take out the passages whose ids a file has, one a line.")
+    ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Free what changes have left and build the index's structure again.")
+    ] = False,
+    batch_tokens: Annotated[
+        int | None, typer.Option("--batch-tokens", min=1, help="Tokens embedded at once.  [default: by the device]")
+    ] = None,
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
-    """Embed a corpus and write its index.
+    """Embed a corpus and write its index, or change an index.
 
-    The same command goes on after an interruption.
+    The same command goes on after an interruption. Under torchrun all processes share the work, on several machines too
+    if they see the same folders. A change happens whole or not at all; who has the index open goes on with what it was.
 
     \b
     cosup index --model runs/train/model --passages data/passages.jsonl --output index
     cosup index --model runs/train/model --passages ~/notes --output notes-index    your own Markdown files
+    cosup index --model runs/train/model --passages data/passages.jsonl --output corpus.db
+    torchrun --nproc-per-node 8 -m cosup index --model runs/train/model --passages kilt.jsonl --output index
+    cosup index --model runs/train/model --passages new.jsonl --output index --add
+    cosup index --output index --delete ids.txt
+    cosup index --output index --compact
     """
-    from cosup.data.reading import read_all, read_passages
-    from cosup.index.base import check_target
-    from cosup.index.build import build_index
-    from cosup.index.faiss_index import OWN_NAMES
+    from cosup.index.structures import IndexSettings
 
     shell: Shell = context.obj
-    folder = _model_folder(model)
-    check_target(output, OWN_NAMES)
-    corpus = read_all(read_passages, passages)
-    pair = _load_pair(folder, dtype)
-    with shell.progress("indexing", "passages") as report:
-        report(0, len(corpus), "")
-        built = build_index(pair, corpus, output, pair.settings.similarity, lambda done, n: report(done, n, ""))
-    shell.result(f"{output}  {len(built):,} passages")
+    changes = {"--add": add, "--replace": replace, "--delete": delete is not None, "--compact": compact}
+    asked = [name for name, given in changes.items() if given]
+    if len(asked) > 1:
+        raise UsageError(f"{asked[0]} and {asked[1]} do not go together; give one at a time")
+    if delete is not None or compact:
+        _shrink_index(shell, output, delete)
+    elif model is None or not passages:
+        raise UsageError(f"{'--model' if model is None else '--passages'} is missing; run 'cosup index --help'")
+    elif asked:
+        _add_to_index(shell, output, model, passages, dtype, replace)
+    else:
+        settings = IndexSettings(index_type, vector_dtype)
+        _build_index(shell, output, (model, dtype, batch_tokens), passages, settings)
 
 
 @app.command()
@@ -339,9 +398,9 @@ def generate(
     predict.check_output(output)
     asked = read_questions(questions)
     choice = _retriever_choice(retriever, query_text, query_prompt, passage_prompt)
-    engine, _, more = _load_engine(shell, (model, index), settings, dtype, choice)
+    engine, found, more = _load_engine(shell, (model, index), settings, dtype, choice)
     predict.check_questions(engine, asked, questions)
-    identity = predict.identity_of(model, index, questions, settings, str(engine.model.generator.dtype)) | more
+    identity = predict.identity_of(model, found.identity, questions, settings, str(engine.model.generator.dtype)) | more
     with shell.progress("answering", "questions") as report:
         answers = predict.predict(engine, asked, output, identity, batch_size, report)
     shell.result(f"{output}  {len(answers):,} predictions")
@@ -419,17 +478,20 @@ def info(
     ],
     devices: Annotated[int | None, typer.Option(min=1, help="Of a recipe: plan for so many devices.")] = None,
     examples: Annotated[int | None, typer.Option(min=1, help="Of a recipe: training examples, not counted.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every byte of an index with its checksums.")
+    ] = False,
 ) -> None:
     """Say what a path holds.
 
-    Counts, lengths, parameters, fingerprints, settings, figures. The files of an index are compared with their
-    checksums. Of a recipe, also what training will take: parameters, memory of a device and steps, worked out without
-    loading weights.
+    Counts, lengths, parameters, fingerprints, settings, figures. The files of a small index are compared with their
+    checksums; with --verify those of any. Of a recipe, also what training will take: parameters, memory of a device
+    and steps, worked out without loading weights.
     """
     from cosup.info import describe
 
     shell: Shell = context.obj
-    for line in describe(path, devices, examples).lines:
+    for line in describe(path, devices, examples, verify).lines:
         shell.result(line)
 
 
@@ -442,7 +504,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.argv[1:] if words is None else words,
     )
     if "torch.distributed" in sys.modules:
-        from cosup.training.processes import leave
+        from cosup.processes import leave
 
         leave(code)
     return code
@@ -496,29 +558,96 @@ def _load_pair(folder: Path, dtype: Dtype) -> CoSupervisedModel:
     import torch
 
     from cosup.modeling import CoSupervisedModel
+    from cosup.processes import local_rank
 
     has_gpu = torch.cuda.is_available()
     short = dtype is Dtype.bfloat16 or (dtype is Dtype.auto and has_gpu)
     pair = CoSupervisedModel.from_pretrained(folder, torch.bfloat16 if short else torch.float32)
-    return pair.to("cuda" if has_gpu else "cpu")
+    if not has_gpu:
+        return pair
+    torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    return pair.to("cuda")
+
+
+def _build_index(
+    shell: Shell,
+    output: str,
+    embedding: tuple[Path, Dtype, int | None],
+    passages: list[Path],
+    settings: IndexSettings,
+) -> None:
+    from cosup.index.build import check_place, work_folder, write_index
+    from cosup.index.corpus import store_passages
+    from cosup.index.embed import EmbedOptions, tokens_for
+    from cosup.index.faiss_index import FaissIndex
+    from cosup.info import index_rows
+    from cosup.processes import join, rank
+
+    model, dtype, batch_tokens = embedding
+    folder = _model_folder(model)
+    join()
+    if rank() == 0:
+        check_place(output)
+    corpus = store_passages(passages, work_folder(output) / "passages")
+    pair = _load_pair(folder, dtype)
+    half = settings.vector_dtype == "float16"
+    options = EmbedOptions(batch_tokens or tokens_for(pair.device), half=half, computed_in=str(pair.embedder.dtype))
+    with shell.progress("indexing", "passages") as report:
+        similarity = pair.settings.similarity
+        tell = lambda done, n: report(done, n, "")  # noqa: E731
+        built = write_index(pair, corpus, output, similarity, tell, settings, options)
+    if isinstance(built, FaissIndex):
+        for name, value in index_rows(built.manifest):
+            shell.note(f"{name}: {value}")
+    if rank() == 0:
+        shell.result(f"{output}  {len(corpus):,} passages")
+
+
+def _add_to_index(shell: Shell, output: str, model: Path, passages: list[Path], dtype: Dtype, replacing: bool) -> None:
+    from cosup.data.reading import read_all, read_passages
+    from cosup.index.build import add_passages
+    from cosup.index.open import open_index
+    from cosup.modeling import read_model_record
+
+    record = read_model_record(_model_folder(model))
+    found = open_index(output, str(record["embedder_fingerprint"]))
+    corpus = read_all(read_passages, passages)
+    pair = _load_pair(model, dtype)
+    with shell.progress("indexing", "passages") as report:
+        report(0, len(corpus), "")
+        add_passages(pair, corpus, found, output, replacing, lambda done, n: report(done, n, ""))
+    shell.result(f"{output}  {len(found):,} passages")
+
+
+def _shrink_index(shell: Shell, output: str, delete: Path | None) -> None:
+    """Delete the passages that a file names, or compact."""
+    from cosup.data.reading import read_ids
+    from cosup.index.open import open_index
+
+    found = open_index(output, None)
+    if delete is None:
+        found.compact()
+    else:
+        found.delete(read_ids(delete))
+    shell.result(f"{output}  {len(found):,} passages")
 
 
 def _load_engine(
-    shell: Shell, places: tuple[Path, Path], settings: GenerationSettings, dtype: Dtype, choice: RetrieverChoice | None
-) -> tuple[Engine, FaissIndex, dict[str, Any]]:
+    shell: Shell, places: tuple[Path, str], settings: GenerationSettings, dtype: Dtype, choice: RetrieverChoice | None
+) -> tuple[Engine, VectorIndex, dict[str, Any]]:
     """Load a pair with its index, and who else retrieves; what belongs together is checked before weights are read.
 
     Returns:
         The engine, the index, and what more than these and the settings decides the answers.
     """
     from cosup.generation.engine import Engine
-    from cosup.index.faiss_index import FaissIndex
+    from cosup.index.open import open_index
     from cosup.modeling import read_model_record
 
     model, index = places
     record = read_model_record(_model_folder(model))
     own = str(record["embedder_fingerprint"])
-    found = FaissIndex.load(index, own if choice is None else choice.index_fingerprint)
+    found = open_index(index, own if choice is None else choice.index_fingerprint)
     pair = _load_pair(model, dtype)
     if choice is None:
         return Engine(pair, found, settings), found, {}
@@ -542,7 +671,7 @@ def _retriever_choice(name: str | None, query: str | None, *prompts: str | None)
     return RetrieverChoice(name, query or "text", *prompts)
 
 
-def _show_live(shell: Shell, engine: Engine, question: Any, index: FaissIndex) -> None:
+def _show_live(shell: Shell, engine: Engine, question: Any, index: VectorIndex) -> None:
     """Write an answer as it comes, then draw what it cites."""
     from cosup.console import draw_citations, safe_text
     from cosup.generation.live import LiveText

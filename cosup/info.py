@@ -18,6 +18,7 @@ from cosup.errors import InputError, UsageError
 from cosup.records import Answer, Example, Passage, Question
 
 if TYPE_CHECKING:
+    from cosup.index.manifest import IndexManifest, StructureRecord
     from cosup.training.recipe import Recipe
 
 
@@ -44,7 +45,7 @@ Rows = list[tuple[str, str]]
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
-def describe(path: str | Path, devices: int | None = None, examples: int | None = None) -> Info:
+def describe(path: str | Path, devices: int | None = None, examples: int | None = None, verify: bool = False) -> Info:
     """Say what a path holds.
 
     Args:
@@ -52,6 +53,7 @@ def describe(path: str | Path, devices: int | None = None, examples: int | None 
             predictions.
         devices: of a recipe: for how many devices its memory and steps are worked out; None for one.
         examples: of a recipe: how many training examples there are; None counts them.
+        verify: the path must be an index; compare every file with its checksum, however large.
 
     Raises:
         InputError: nothing is there, it is nothing that cosup knows, or it is wrong or damaged.
@@ -60,6 +62,8 @@ def describe(path: str | Path, devices: int | None = None, examples: int | None 
     path = Path(path)
     if not path.exists():
         raise InputError("no such file or folder", path)
+    if verify:
+        return index_info(path, verify)
     if path.is_file() and path.suffix.lower() in RECIPE_SUFFIXES:
         return recipe_info(path, devices or 1, examples)
     if devices is not None or examples is not None:
@@ -170,22 +174,41 @@ def _shapes(file: Path) -> list[list[int]]:
 # -- index, run, recipe, results -----------------------------------------------------------------------------------
 
 
-def index_info(folder: Path) -> Info:
-    """Describe an index folder and compare every file with its checksum."""
-    from cosup.index.base import IndexManifest
+def index_info(folder: Path, verify: bool = False) -> Info:
+    """Describe an index folder; compare its files with their checksums where they are small, or `verify` is set."""
+    from cosup.index.manifest import VERIFIED_ON_LOAD, IndexManifest
 
     manifest = IndexManifest.read(folder)
-    manifest.check_files(folder)
+    manifest.check_sizes(folder)
+    if verify or manifest.size <= VERIFIED_ON_LOAD:
+        checked = f"verified, {manifest.verify(folder)} files"
+    else:
+        checked = "of sizes alone; --verify compares every byte"
     rows = [
-        ("type", manifest.type),
-        ("passages", f"{manifest.count:,}"),
-        ("dimension", f"{manifest.dimension:,}"),
+        *index_rows(manifest),
+        ("dimension", f"{manifest.dimension:,}, {manifest.vector_dtype}"),
         ("similarity", manifest.similarity),
+        ("size", f"{manifest.size / 1e6:,.1f} MB"),
         ("embedder fingerprint", manifest.embedder_fingerprint),
-        ("checksums", f"verified, {len(manifest.checksums)} files"),
+        ("checksums", checked),
         ("made by", f"cosup {manifest.cosup_version}"),
     ]
     return Info("index folder", tuple(rows))
+
+
+def index_rows(manifest: IndexManifest) -> Rows:
+    """Return what an index is and how well it finds."""
+    rows: Rows = [("type", f"{manifest.type} ({manifest.reason})"), ("passages", f"{manifest.count:,}")]
+    rows.append(("segments", f"{len(manifest.segments)}, {manifest.deleted:,} deleted passages in them"))
+    return rows + [("recall@10", _recall(s.structure, s.count)) for s in manifest.segments if s.structure is not None]
+
+
+def _recall(found: StructureRecord, count: int) -> str:
+    effort = "efSearch" if found.type == "hnsw" else "nprobe"
+    return (
+        f"{found.recall:.3f} against exact ({found.queries} queries: {found.measured_on}); {effort} {found.effort}, "
+        f"{found.refine}x compared again, {count:,} passages"
+    )
 
 
 def run_info(folder: Path) -> Info:

@@ -18,6 +18,7 @@ import typer
 from cosup.cli import app, main, split_overrides, task_names
 from cosup.console import safe_text
 from cosup.errors import UsageError
+from cosup.index.faiss_index import FaissIndex
 from cosup.version import __version__
 from tests.pairs import TinyWorld, save_pair
 
@@ -32,11 +33,24 @@ COMMANDS = {
         "--generator --embedder --output --pooling --query --similarity --prompt --ret-token --cs-token --ce-token"
         " --max-length --max-passage-length --query-prompt --passage-prompt --help".split()
     ),
-    "index": ["--dtype", "--help", "--model", "--output", "--passages"],
+    "index": [
+        "--add",
+        "--batch-tokens",
+        "--compact",
+        "--delete",
+        "--dtype",
+        "--help",
+        "--index-type",
+        "--model",
+        "--output",
+        "--passages",
+        "--replace",
+        "--vector-dtype",
+    ],
     "ask": sorted([*ANSWERING, "--json", "QUESTION"]),
     "generate": sorted([*ANSWERING, "--batch-size", "--output", "--questions"]),
     "evaluate": ["--help", "--output", "--passages", "--predictions", "--questions"],
-    "info": ["--devices", "--examples", "--help", "PATH"],
+    "info": ["--devices", "--examples", "--help", "--verify", "PATH"],
 }
 GLOBALS = ["--debug", "--help", "--quiet", "--version"]
 
@@ -195,12 +209,61 @@ def test_the_whole_way(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> N
         assert done.out
 
 
+def test_an_index_is_changed_and_verified(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    index, ids = tmp_path / "index", tmp_path / "ids.txt"
+    lines = tiny_world.passages.read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "first.jsonl").write_text("".join(lines[:30]), encoding="utf-8")
+    (tmp_path / "more.jsonl").write_text("".join(lines[30:]), encoding="utf-8")
+    make = ["index", "--model", tiny_world.model, "--output", index, "--passages"]
+    done = cosup(*make, tmp_path / "first.jsonl", "--index-type", "ivf-sq", "--vector-dtype", "float16")
+    assert done.out == f"{index}  30 passages\n"
+    assert "type: ivf-sq (asked for)" in done.err
+    assert cosup(*make, tmp_path / "more.jsonl", "--add").out == f"{index}  40 passages\n"
+    assert "already; replace it" in cosup.refused(*make, tmp_path / "more.jsonl", "--add")
+    assert cosup(*make, tmp_path / "more.jsonl", "--replace").out == f"{index}  40 passages\n"
+    ids.write_text(f"{json.loads(lines[0])['id']}\n\n{json.loads(lines[35])['id']}\n", encoding="utf-8")
+    assert cosup("index", "--output", index, "--delete", ids).out == f"{index}  38 passages\n"
+    assert "no passage" in cosup.refused("index", "--output", index, "--delete", ids)
+    assert cosup("index", "--output", index, "--compact").out == f"{index}  38 passages\n"
+    told = cosup("info", index, "--verify").out
+    assert "verified" in told
+    assert "1, 0 deleted" in told
+    assert "float16" in told
+    asked = ["ask", "why?", "--model", tiny_world.model, "--index", index, "--ret-first", "--max-new-tokens", "4"]
+    assert cosup(*asked, "--json").code == 0
+
+
+def test_changes_that_do_not_go_together(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    words = ["index", "--output", tiny_world.index]
+    assert "--add and --compact do not go together" in cosup.refused(*words, "--add", "--compact")
+    assert "--model is missing" in cosup.refused(*words, "--add")
+    assert "--passages is missing" in cosup.refused(*words, "--model", tiny_world.model)
+    (tmp_path / "ids.txt").write_text("\n")
+    assert "found no ids" in cosup.refused(*words, "--delete", tmp_path / "ids.txt")
+    assert "no such index folder" in cosup.refused("index", "--output", tmp_path / "none", "--compact")
+    assert "index-type" in cosup.refused(*words, "--index-type", "pq")
+
+
 def test_a_folder_of_markdown_can_be_indexed(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.md").write_text("# Lanterns\n\nA lantern was lost in the hills.\n", encoding="utf-8")
     done = cosup("index", "--model", tiny_world.model, "--passages", tmp_path / "notes", "--output", tmp_path / "index")
     assert done.out == f"{tmp_path / 'index'}  1 passages\n"
     assert done.err.startswith("indexing: 1/1 passages")
+
+
+@pytest.mark.milvus
+def test_an_index_in_a_milvus_file(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    from cosup.index.milvus_index import MilvusIndex
+
+    given = ["--model", tiny_world.model, "--passages", tiny_world.passages, "--output"]
+    for place in (tmp_path / "corpus.db", f"{tmp_path}/corpus.db:second"):
+        done = cosup("index", *given, place)
+        assert (done.code, done.out) == (0, f"{place}  {len(FaissIndex.load(tiny_world.index, None))} passages\n")
+        assert list(MilvusIndex.load(place, None)) == list(FaissIndex.load(tiny_world.index, None))
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.db"]
+    assert "named 'two words'" in cosup.refused("index", *given, f"{tmp_path}/corpus.db:two words")
+    assert "no Milvus answers there" in cosup.refused("index", *given, "milvus://127.0.0.1:1/x", code=1)
 
 
 def test_ask_streams_the_text_and_draws_what_it_cites(cosup: Cosup, tiny_world: TinyWorld) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -44,13 +45,17 @@ def test_a_plain_model_is_told_from_a_pair(tiny_world: TinyWorld) -> None:
 def test_an_index_is_verified(tiny_world: TinyWorld, tmp_path: Path) -> None:
     rows = rows_of(tiny_world.index)
     assert rows["passages"] == "40"
+    assert rows["type"].startswith("flat (40 passages, at most")
     assert rows["checksums"].startswith("verified")
-    for file in tiny_world.index.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    with (tmp_path / "passages.jsonl").open("a") as stream:
+    shutil.copytree(tiny_world.index, tmp_path / "index")
+    with next((tmp_path / "index").glob("segment-*/passages.jsonl")).open("a") as stream:
         stream.write(" ")
     with pytest.raises(InputError, match=r"passages\.jsonl: damaged"):
-        describe(tmp_path)
+        describe(tmp_path / "index")
+    with pytest.raises(InputError, match=r"passages\.jsonl: damaged"):
+        describe(tmp_path / "index", verify=True)
+    with pytest.raises(InputError, match="not an index folder"):
+        describe(tmp_path, verify=True)
 
 
 def test_passages_are_counted(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ ROOMS = (
     "tokens",
     "records",
     "data",
+    "processes",
     "losses",
     "checkpoints",
     "attention",

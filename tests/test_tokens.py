@@ -53,6 +53,17 @@ def test_no_text_becomes_a_special_token_of_the_embedder(name: str, text: str) -
     assert encoder.encode_with_template(text) == encoder.prefix + inside + encoder.suffix
 
 
+@pytest.mark.parametrize("name", KINDS)
+@given(batch=st.lists(texts(), max_size=4), limit=st.sampled_from([None, 1, 5, 100]))
+@example(batch=["".join(SPELLINGS), "plain", "", "[RET] [Ret] [R\u00e9t]"], limit=None)
+@settings(max_examples=30, deadline=None)
+def test_a_batch_is_encoded_as_its_texts_alone(name: str, batch: list[str], limit: int | None) -> None:
+    for encoder in (TextEncoder(kind(name)), TextEncoder(plain(name))):
+        assert encoder.encode_batch(batch) == [encoder.encode(text) for text in batch]
+        together = encoder.encode_batch_with_template(batch, limit)
+        assert together == [encoder.encode_with_template(text, limit) for text in batch]
+
+
 @pytest.mark.parametrize("saved", [False, True], ids=["made", "loaded"])
 @pytest.mark.parametrize("name", KINDS)
 def test_the_tokenizers_would_do_it_if_they_were_let(name: str, saved: bool) -> None:

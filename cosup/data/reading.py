@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from cosup.data.folders import TEXT_SUFFIXES, chunk_folder
 from cosup.data.jsonl import iter_jsonl
+from cosup.data.lines import iter_lines
 from cosup.data.writing import write_jsonl
 from cosup.errors import InputError
 from cosup.records import Answer, Example, Passage, Question
@@ -98,6 +99,23 @@ def read_examples(path: str | Path) -> list[Example]:
 def read_answers(path: str | Path) -> list[Answer]:
     """Read a `predictions.jsonl`, in its order. Raises `InputError` naming file and line."""
     return _read(path, Answer.from_dict)
+
+
+def read_ids(path: str | Path) -> list[str]:
+    """Read a file of ids, one a line.
+
+    Raises:
+        InputError: the file cannot be read, has no id or is not UTF-8.
+    """
+    ids = []
+    for number, _, data in iter_lines(path):
+        try:
+            ids.append(data.decode("utf-8").strip())
+        except UnicodeDecodeError:
+            raise InputError("found no UTF-8 text; expected an id", path, number) from None
+    if not ids:
+        raise InputError("found no ids; expected one a line", path)
+    return ids
 
 
 def read_all(read: Callable[[str], Iterable[Record]], paths: Iterable[str | Path]) -> list[Record]:

@@ -7,6 +7,7 @@ A store is a folder:
     hashes.bin      [N] uint64: 64-bit hashes of the ids, ascending
     rows.bin        [N] int64: the row of the passage of each hash
     part-K.jsonl    the passages of source K, where that is no JSONL file already
+    passages.jsonl  the passages of a store that was written rather than built: it needs no source
 
 The arrays are memory-mapped and take 24 bytes a passage; a JSONL source is read where it lies. Ids that share a hash
 are told apart by the passages themselves.
@@ -24,7 +25,7 @@ import shutil
 import weakref
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST, OFFSETS, HASHES, ROWS = "store.json", "offsets.bin", "hashes.bin", "rows.bin"
+PASSAGES = "passages.jsonl"
 _DATASET_FILES = ("dataset_info.json", "dataset_dict.json")
 _FLUSH = 65_536  # passages whose places are gathered before they are written
 
@@ -141,6 +143,26 @@ class PassageStore(Mapping[str, Passage]):
                     _build(places, wanted, folder)
         except OSError as error:
             raise CosupError(f"cannot write the passage store {folder}: {error.strerror or error}") from error
+        return cls(folder)
+
+    @classmethod
+    def write(cls, passages: Iterable[Passage], folder: str | Path) -> PassageStore:
+        """Make a store that stands by itself and can be moved: all of it lies in `folder`.
+
+        The folder is not written whole or not at all; whoever asks sees to that.
+
+        Args:
+            passages: read once.
+            folder: where to; made where it is missing.
+
+        Raises:
+            InputError: there are no passages, or two have one id.
+            CosupError: the store cannot be written.
+        """
+        folder = Path(folder).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_jsonl(folder / PASSAGES, passages)
+        _finish([_File(PASSAGES, (folder / PASSAGES).stat().st_size, 0, "the corpus", "passage")], [], folder)
         return cls(folder)
 
     def __len__(self) -> int:
@@ -290,14 +312,19 @@ def _build(sources: Sequence[Source], identities: list[dict[str, Any]], folder: 
     draft.mkdir()
     try:
         files = [_as_jsonl(source, draft, number) for number, source in enumerate(sources)]
-        count = _write_places(files, draft)
-        _sort_hashes(files, draft)
-        record = {"format": FORMAT, "sources": identities, "count": count, "files": [asdict(file) for file in files]}
-        (draft / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _finish(files, identities, draft)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _finish(files: Sequence[_File], identities: Sequence[Mapping[str, Any]], draft: Path) -> None:
+    """Write the arrays and the manifest of a store whose passages are there."""
+    count = _write_places(files, draft)
+    _sort_hashes(files, draft)
+    record = {"format": FORMAT, "sources": identities, "count": count, "files": [asdict(file) for file in files]}
+    (draft / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _as_jsonl(source: Source, draft: Path, number: int) -> _File:

@@ -18,7 +18,7 @@ from cosup.data.writing import write_jsonl
 from cosup.errors import InputError, UsageError
 from cosup.generation.engine import Engine
 from cosup.generation.settings import GenerationSettings
-from cosup.index.base import MANIFEST, file_checksum
+from cosup.index.base import file_checksum
 from cosup.modeling import PairSettings, fingerprint_of
 from cosup.records import Answer, Question
 from cosup.version import __version__
@@ -68,12 +68,12 @@ def predict(
     return ordered
 
 
-def identity_of(model: Path, index: Path, questions: Path, settings: GenerationSettings, dtype: str) -> dict[str, Any]:
-    """Return what decides the answers of a run: checksums of its inputs, and its settings."""
+def identity_of(model: Path, index: str, questions: Path, settings: GenerationSettings, dtype: str) -> dict[str, Any]:
+    """Return what decides the answers of a run: checksums of its inputs, the index's `identity`, and its settings."""
     return {
         "cosup_version": __version__,
         "model": fingerprint_of(model / "generator", PairSettings()) + file_checksum(model / "cosup.json"),
-        "index": file_checksum(index / MANIFEST),
+        "index": index,
         "questions": file_checksum(questions),
         "dtype": dtype,
         **{f"settings.{name}": value for name, value in asdict(settings).items()},

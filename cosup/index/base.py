@@ -1,4 +1,4 @@
-"""What every index can do, and the manifest (`index.json`) that says what an index folder holds.
+"""What every index can do: one contract for FAISS and Milvus.
 
 Shapes: Q queries, N passages, D dimensions.
 """
@@ -6,11 +6,10 @@ Shapes: Q queries, N passages, D dimensions.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,9 @@ from numpy.typing import NDArray
 from cosup.errors import InputError, UsageError
 from cosup.index.filters import Filter
 from cosup.records import Hit, Passage
-from cosup.version import __version__
 
-FORMAT = 1
 MANIFEST = "index.json"
+PARTIAL = ".partial"  # folder of the vectors of an embedding that is not done
 
 Vectors = NDArray[np.float32]
 Candidates = Sequence[Sequence[str] | None]
@@ -33,6 +31,11 @@ class VectorIndex(Protocol):
     @property
     def embedder_fingerprint(self) -> str:
         """Names the embedder that made the vectors; queries must come from its pair."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Names what is searched: changes whenever a passage or a vector does."""
         ...
 
     @property
@@ -103,91 +106,6 @@ class LiveIndex(VectorIndex, Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class IndexManifest:
-    """What `index.json` says.
-
-    Attributes:
-        type: kind of index, `faiss-flat`.
-        count: N.
-        dimension: D.
-        similarity: `cosine` (vectors of unit length) or `inner_product`.
-        embedder_fingerprint: of the embedder that made the vectors.
-        checksums: SHA-256 of each other file of the folder, by name.
-        cosup_version: that wrote it.
-        format: of the folder.
-    """
-
-    type: str
-    count: int
-    dimension: int
-    similarity: str
-    embedder_fingerprint: str
-    checksums: Mapping[str, str]
-    cosup_version: str = __version__
-    format: int = FORMAT
-
-    def write(self, folder: Path) -> None:
-        """Write `index.json`, with a checksum of its own content."""
-        record = asdict(self)
-        record["sha256"] = _checksum(record)
-        (folder / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, folder: Path) -> IndexManifest:
-        """Read and check `index.json`.
-
-        Raises:
-            InputError: the folder or the file is missing, damaged, or of another format.
-        """
-        path = folder / MANIFEST
-        if not folder.is_dir():
-            raise InputError("no such index folder; make one with 'cosup index'", folder)
-        if not path.is_file():
-            raise InputError(f"not an index folder: it has no {MANIFEST}; make one with 'cosup index'", folder)
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise damaged(path) from error
-        return cls._from_record(record, path)
-
-    @classmethod
-    def _from_record(cls, record: Any, path: Path) -> IndexManifest:
-        if not isinstance(record, dict) or "format" not in record:
-            raise damaged(path)
-        if record["format"] != FORMAT:
-            found = f"format {record['format']!r}; this cosup reads format {FORMAT}"
-            raise InputError(f"{found}: run 'cosup index' again", path)
-        if set(record) != {f.name for f in fields(cls)} | {"sha256"} or record.pop("sha256") != _checksum(record):
-            raise damaged(path)
-        return cls(**record)
-
-    def check_embedder(self, expected_fingerprint: str, folder: Path) -> None:
-        """Refuse an index that another embedder made.
-
-        Raises:
-            InputError: names both embedders.
-        """
-        if self.embedder_fingerprint != expected_fingerprint:
-            raise InputError(
-                f"the index was made by embedder {self.embedder_fingerprint[:12]}, but the model's embedder is "
-                f"{expected_fingerprint[:12]}; run 'cosup index' again with this model",
-                folder,
-            )
-
-    def check_files(self, folder: Path) -> None:
-        """Compare each file with its checksum.
-
-        Raises:
-            InputError: names the file that is missing or damaged.
-        """
-        for name, checksum in self.checksums.items():
-            if not (folder / name).is_file():
-                raise InputError("missing from the index; run 'cosup index' again", folder / name)
-            if file_checksum(folder / name) != checksum:
-                raise damaged(folder / name)
-
-
 def damaged(path: Path) -> InputError:
     """Return the error for a file that is not as it was written."""
     return InputError("damaged: its content is not what was written; run 'cosup index' again", path)
@@ -197,10 +115,6 @@ def file_checksum(path: Path) -> str:
     """Return a file's SHA-256 in hexadecimal, without reading the file whole into memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _checksum(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def checked_corpus(passages: Sequence[Passage]) -> dict[str, int]:
@@ -218,18 +132,38 @@ def checked_corpus(passages: Sequence[Passage]) -> dict[str, int]:
     return rows
 
 
-def check_target(folder: Path, own_names: frozenset[str]) -> None:
+def check_embedder(found: str, expected: str | None, place: str | Path) -> None:
+    """Refuse an index that another embedder made.
+
+    Args:
+        found: fingerprint of the embedder that made it.
+        expected: of the pair that is to ask; None accepts any.
+        place: of the index.
+
+    Raises:
+        InputError: names both embedders.
+    """
+    if expected is not None and found != expected:
+        raise InputError(
+            f"the index was made by embedder {found[:12]}, but the model's embedder is {expected[:12]}; run 'cosup "
+            "index' again with this model",
+            place,
+        )
+
+
+def check_target(folder: Path, own_names: Collection[str]) -> None:
     """Make sure that `folder` can become an index folder without the loss of anything else.
 
     Args:
         folder: where the index is to be; need not exist.
-        own_names: files and folders of an index, which may be replaced.
+        own_names: patterns of the files and folders of an index, which may be replaced.
 
     Raises:
         UsageError: it is a file, or holds something that is no part of an index.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"cannot write an index to {folder}: it is a file; choose another folder")
-    foreign = sorted(p.name for p in folder.iterdir() if p.name not in own_names) if folder.exists() else []
+    names = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    foreign = [name for name in names if not any(fnmatch(name, own) for own in own_names)]
     if foreign:
         raise UsageError(f"{folder} holds '{foreign[0]}', which is no part of an index; choose an empty or new folder")

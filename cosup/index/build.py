@@ -1,40 +1,137 @@
-"""From a corpus to an index folder in one call; the same call resumes after an interruption."""
+"""From a corpus to an index in one call, and changes to it; the same call resumes after an interruption."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
 from pathlib import Path
+from typing import Any
 
-from cosup.errors import UsageError
-from cosup.index.base import check_target
-from cosup.index.embed import PassageEmbedder, Progress, embed_corpus
-from cosup.index.faiss_index import OWN_NAMES, FaissIndex
-from cosup.records import Passage
+from cosup.errors import InputError, UsageError
+from cosup.index.base import PARTIAL, LiveIndex, check_embedder
+from cosup.index.corpus import Corpus, as_sequence
+from cosup.index.embed import EmbedOptions, PassageEmbedder, embed_corpus
+from cosup.index.faiss_index import FaissIndex, check_folder
+from cosup.index.milvus_index import MilvusIndex
+from cosup.index.milvus_place import MilvusPlace, is_milvus_place
+from cosup.index.open import open_index
+from cosup.index.progress import Progress
+from cosup.index.structures import IndexSettings
+from cosup.processes import barrier, rank
 
 
 def build_index(
     embedder: PassageEmbedder,
-    passages: Sequence[Passage],
-    folder: str | Path,
+    passages: Corpus,
+    place: str | Path,
     similarity: str,
     progress: Progress | None = None,
-) -> FaissIndex:
-    """Embed `passages` and write their exact index.
+    settings: IndexSettings | None = None,
+    options: EmbedOptions | None = None,
+) -> LiveIndex:
+    """Embed `passages`, write their index and open it.
 
     Args:
         embedder: a saved pair.
-        passages: the corpus.
-        folder: where to; may hold an older index or an interrupted run, nothing else.
+        passages: the corpus, in memory or in a store.
+        place: a folder, which may hold an older index or an interrupted run, nothing else; or a place in Milvus.
         similarity: of the pair: `cosine` or `inner_product`.
-        progress: called after each batch with the passages done and all passages.
+        progress: called with the passages done and all passages.
+        settings: type and precision of the index; by default chosen from the corpus size, and float32.
+        options: how to embed.
 
     Raises:
         InputError: no passages, or two with one id.
-        UsageError: the embedder was never saved, or `folder` cannot be used.
+        UsageError: the embedder was never saved, or `place` cannot be used.
         CosupError: the embedder gives a vector that is not finite.
     """
-    check_target(Path(folder), OWN_NAMES)
-    vectors = embed_corpus(embedder, passages, folder, progress=progress)
+    written = write_index(embedder, passages, place, similarity, progress, settings, options)
+    barrier()
+    return open_index(place, embedder.fingerprint) if written is None else written
+
+
+def write_index(
+    embedder: PassageEmbedder,
+    passages: Corpus,
+    place: str | Path,
+    similarity: str,
+    progress: Progress | None = None,
+    settings: IndexSettings | None = None,
+    options: EmbedOptions | None = None,
+) -> LiveIndex | None:
+    """Do what `build_index` does; of several processes all embed, and the first alone writes and opens the index.
+
+    Returns:
+        The index, or None in the other processes, which do not wait for it.
+    """
+    if rank() == 0:
+        check_place(place)
+    work = work_folder(place)
+    vectors: Any = embed_corpus(embedder, passages, work, options, progress)
     if embedder.fingerprint is None:
         raise UsageError("the embedder was never saved and has no fingerprint; save the model before indexing")
-    return FaissIndex.build(folder, passages, vectors, embedder.fingerprint, similarity)
+    if rank() > 0:
+        return None
+    built: LiveIndex
+    what = (as_sequence(passages), vectors, embedder.fingerprint, similarity)
+    if is_milvus_place(place):
+        built = MilvusIndex.build(place, *what, None if settings is None or settings.type == "auto" else settings.type)
+    else:
+        built = FaissIndex.build(place, *what, settings)
+    shutil.rmtree(work, ignore_errors=True)
+    return built
+
+
+def check_place(place: str | Path) -> None:
+    """Make sure, before any work, that an index can be written somewhere.
+
+    Raises:
+        UsageError: it cannot; says why.
+    """
+    if is_milvus_place(place):
+        MilvusIndex.check_target(place)
+    else:
+        check_folder(Path(place))
+
+
+def work_folder(place: str | Path) -> Path:
+    """Return where the unfinished work for an index lies: in its folder; for Milvus, in a hidden one beside."""
+    return MilvusPlace.parse(place).work_folder if is_milvus_place(place) else Path(place) / PARTIAL
+
+
+def add_passages(
+    embedder: PassageEmbedder,
+    passages: Corpus,
+    index: LiveIndex,
+    place: str | Path,
+    replacing: bool,
+    progress: Progress | None = None,
+) -> None:
+    """Embed `passages` and add them to an index.
+
+    Args:
+        embedder: the pair that made the index.
+        passages: what is new.
+        index: is changed.
+        place: where the index is; an interrupted call goes on.
+        replacing: whether passages of the same ids give way; else they are refused.
+        progress: called after each batch with the passages done and all passages.
+
+    Raises:
+        InputError: the index is another embedder's, or a passage is there already (before anything is embedded).
+        UsageError: the embedder was never saved.
+    """
+    check_embedder(index.embedder_fingerprint, embedder.fingerprint or "unsaved", place)
+    known = None if replacing else next((p.id for p in as_sequence(passages) if _is_there(index, p.id)), None)
+    if known is not None:
+        raise InputError(f"the index has a passage {known!r} already; replace it, or choose another id")
+    vectors: Any = embed_corpus(embedder, passages, work_folder(place), progress=progress)
+    (index.replace if replacing else index.add)(as_sequence(passages), vectors)
+    shutil.rmtree(work_folder(place), ignore_errors=True)
+
+
+def _is_there(index: LiveIndex, passage_id: str) -> bool:
+    try:
+        index.passage(passage_id)
+    except InputError:
+        return False
+    return True

@@ -1,61 +1,56 @@
-"""The exact index: a FAISS flat inner-product index, the passages, and a manifest, in one folder.
+"""An index on one machine: segments of a corpus in one folder, searched exactly or through FAISS structures.
 
-    vectors.faiss     vectors in the order of the corpus
-    passages.jsonl    the passages in the same order
-    index.json        count, dimension, similarity, the embedder's fingerprint, a checksum of each file
+manifest.py has the folder's layout, segment.py that of a segment. A reader goes on with what it opened, whatever is
+changed meanwhile; `reopen` takes up the changes. Writers keep apart by a lock.
 
-A hit's score never depends on which queries are searched together, nor on candidates: every search goes through one
-kernel, query by query.
+The order of the corpus is that in which passages came; one that was replaced counts as new.
 """
 
 from __future__ import annotations
 
-import secrets
+import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import faiss
 import numpy as np
-from numpy.typing import NDArray
+from filelock import FileLock, Timeout
 
-from cosup.data.reading import read_passages
-from cosup.data.writing import write_jsonl
 from cosup.errors import CosupError, InputError, UsageError
 from cosup.index.base import (
     MANIFEST,
+    PARTIAL,
     Candidates,
-    IndexManifest,
     Vectors,
+    check_embedder,
     check_target,
     checked_corpus,
-    damaged,
-    file_checksum,
 )
-from cosup.index.embed import PARTIAL
 from cosup.index.filters import Filter
+from cosup.index.manifest import VERIFIED_ON_LOAD, IndexManifest, SegmentRecord
+from cosup.index.segment import EXACT_UP_TO, Segment, SegmentPlan, passages_of, vectors_of, write_segment
+from cosup.index.structures import LEAST, IndexSettings
+from cosup.index.vectors import Found, blocks_of, check_vectors, merged
 from cosup.records import Hit, Passage
+from cosup.version import __version__
 
-TYPE = "faiss-flat"
-VECTORS, PASSAGES = "vectors.faiss", "passages.jsonl"
-OWN_NAMES = frozenset({VECTORS, PASSAGES, MANIFEST, PARTIAL})
-
-# FAISS changes to a matrix product, whose rounding depends on the batch, from 20 queries on.
-_QUERIES_AT_ONCE = 16
-_UNIT_TOLERANCE = 1e-3
+LOCK = ".lock"
+_OWN_NAMES = (MANIFEST, "segment-*", LOCK, PARTIAL, f".{MANIFEST}.*.tmp")
+_NAMES_OF_FORMAT_1 = ("vectors.faiss", "passages.jsonl")
+_PATIENCE = 30.0  # seconds that a writer waits for another
 
 
 class FaissIndex:
-    """An exact index of N passages with D dimensions, held in memory.
+    """An index folder, open for searching and for changes.
 
-    Made by `build` or `load`; searched as `VectorIndex` says.
+    Made by `build` or `load`; searched as `VectorIndex` says, changed as `LiveIndex` says.
     """
 
-    def __init__(self, passages: Sequence[Passage], vectors: Vectors, manifest: IndexManifest) -> None:
+    def __init__(self, folder: Path, manifest: IndexManifest, segments: Sequence[Segment]) -> None:
+        self.folder = folder
         self.manifest = manifest
-        self._passages = list(passages)
-        self._rows = checked_corpus(self._passages)
-        self._vectors = vectors
+        self._segments = list(segments)
 
     @classmethod
     def build(
@@ -65,38 +60,49 @@ class FaissIndex:
         vectors: Vectors,
         embedder_fingerprint: str,
         similarity: str,
+        settings: IndexSettings | None = None,
     ) -> FaissIndex:
         """Write an index folder, whole or not at all; an index that was there before stays until the new one is done.
 
         Args:
             folder: where to; may hold an older index, nothing else.
-            passages: N passages.
-            vectors: [N, D] float32, of unit length where `similarity` is `cosine`.
+            passages: N passages; read once, in order.
+            vectors: [N, D] float32 or float16, of unit length where `similarity` is `cosine`; may be memory-mapped.
             embedder_fingerprint: of the embedder that made the vectors.
             similarity: `cosine` or `inner_product`.
+            settings: type and precision; by default chosen from N, and float32.
 
         Raises:
             InputError: no passages, or two with one id.
             UsageError: the vectors don't fit the passages or the similarity, or `folder` cannot be used.
             CosupError: a vector is not finite.
         """
-        folder = Path(folder)
-        checked_corpus(passages)
-        _check_vectors(vectors, len(passages), similarity)
-        check_target(folder, OWN_NAMES)
-        draft = folder.absolute().with_name(f".{folder.absolute().name}.{secrets.token_hex(4)}.tmp")
-        try:
-            _write_files(draft, passages, vectors, embedder_fingerprint, similarity)
-            _swap(draft, folder)
-        except OSError as error:
-            raise UsageError(f"cannot write an index to {folder}: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        folder, settings = Path(folder), settings or IndexSettings()
+        if not len(passages):
+            raise InputError("the corpus has no passages; expected at least one")
+        check_vectors(vectors, len(passages), similarity)
+        check_folder(folder)
+        chosen, reason = settings.choose(len(passages))
+        empty = IndexManifest(
+            chosen, settings.type, reason, vectors.shape[1], similarity, settings.vector_dtype, embedder_fingerprint
+        )
+        with _locked(folder):
+            old = [folder / name for name in _NAMES_OF_FORMAT_1 if (folder / MANIFEST).is_file()]
+            plan = _plan(empty, LEAST, settings.seed)
+            record = write_segment(folder, passages, blocks_of(vectors), plan)
+            manifest = replace(empty, segments=(record,))
+            manifest.commit(folder)
+            for path in old:
+                path.unlink(missing_ok=True)
+            _remove_unnamed(folder, manifest)
         return cls.load(folder, embedder_fingerprint)
 
     @classmethod
     def load(cls, folder: str | Path, expected_fingerprint: str | None) -> FaissIndex:
-        """Load an index folder and check that it is whole.
+        """Open an index folder and check that it is whole.
+
+        The manifest and the size of every file are always checked; the contents are compared with their checksums
+        where all files have at most `VERIFIED_ON_LOAD` bytes. `cosup info --verify` compares those of any index.
 
         Args:
             folder: what `build` wrote.
@@ -107,16 +113,27 @@ class FaissIndex:
         """
         folder = Path(folder)
         manifest = IndexManifest.read(folder)
-        if manifest.type != TYPE:
-            raise InputError(f"an index of type {manifest.type!r}; expected {TYPE!r}", folder)
-        if expected_fingerprint is not None:
-            manifest.check_embedder(expected_fingerprint, folder)
-        manifest.check_files(folder)
-        passages = read_passages(folder / PASSAGES)
-        vectors = _read_vectors(folder / VECTORS)
-        if vectors.shape != (manifest.count, manifest.dimension) or len(passages) != manifest.count:
-            raise damaged(folder / MANIFEST)
-        return cls(passages, vectors, manifest)
+        while True:
+            check_embedder(manifest.embedder_fingerprint, expected_fingerprint, folder)
+            try:
+                manifest.check_sizes(folder)
+                if manifest.size <= VERIFIED_ON_LOAD:
+                    manifest.verify(folder)
+                return cls(folder, manifest, [Segment(folder, manifest, s) for s in manifest.segments])
+            except (InputError, OSError) as error:
+                newer = IndexManifest.read(folder)
+                if newer != manifest:  # it was changed while it was opened
+                    manifest = newer
+                elif isinstance(error, OSError):
+                    raise InputError(f"cannot be read: {error.strerror or error}", error.filename or folder) from error
+                else:
+                    raise
+
+    def reopen(self) -> None:
+        """Take up what others have changed since this index was opened. Raises as `load`."""
+        if IndexManifest.read(self.folder) != self.manifest:
+            newer = FaissIndex.load(self.folder, self.embedder_fingerprint)
+            self.manifest, self._segments = newer.manifest, newer._segments
 
     @property
     def embedder_fingerprint(self) -> str:
@@ -124,56 +141,84 @@ class FaissIndex:
         return self.manifest.embedder_fingerprint
 
     @property
+    def identity(self) -> str:
+        """Names what is searched: changes whenever a passage or a vector does."""
+        return self.manifest.identity
+
+    @property
     def dimension(self) -> int:
         """D."""
         return self.manifest.dimension
 
     def __len__(self) -> int:
-        return len(self._passages)
+        return self.manifest.count
 
     def __iter__(self) -> Iterator[Passage]:
-        return iter(self._passages)
+        return passages_of(self._segments)
 
     def passage(self, passage_id: str) -> Passage:
         """Return a passage. Raises `InputError` where no passage has this id."""
-        return self._passages[self._row(passage_id)]
+        number, row = self._place(passage_id)
+        return self._segments[number].store.at(row)
+
+    # -- searching -----------------------------------------------------------------------------------------------------
 
     def search(
         self, queries: Vectors, k: int, candidates: Candidates | None = None, where: Filter | None = None
     ) -> list[list[Hit]]:
-        """Find the passages with the highest inner products: see `VectorIndex.search`."""
+        """Find the passages with the highest inner products: see `VectorIndex.search`.
+
+        Candidates are always searched exactly. Where an approximate search comes upon fewer passages than are asked
+        for and there, the exact one takes its place.
+        """
         queries = self._checked_queries(queries, k)
-        if where is not None:
-            matching = [p.id for p in self._passages if where.holds(p.metadata)]
-            limits = [None] * len(queries) if candidates is None else candidates
-            candidates = [matching if c is None else sorted(set(c) & set(matching)) for c in limits]
         if candidates is None:
-            return self._search_all(queries, k)
+            return self._search_all(queries, k, where)
         if len(candidates) != len(queries):
             raise UsageError(f"{len(candidates)} candidate lists for {len(queries)} queries; expected one a query")
-        return [self._search_one(query, k, ids) for query, ids in zip(queries, candidates, strict=True)]
+        return [self._search_one(query[None], k, ids, where) for query, ids in zip(queries, candidates, strict=True)]
 
-    def _search_all(self, queries: Vectors, k: int) -> list[list[Hit]]:
-        chunks = (queries[i : i + _QUERIES_AT_ONCE] for i in range(0, len(queries), _QUERIES_AT_ONCE))
-        return [self._hits(*found) for chunk in chunks for found in _top(chunk, self._vectors, k)]
-
-    def _search_one(self, query: Vectors, k: int, ids: Sequence[str] | None) -> list[Hit]:
+    def _search_one(self, query: Vectors, k: int, ids: Sequence[str] | None, where: Filter | None) -> list[Hit]:
         if ids is None:
-            return self._search_all(query[None], k)[0]
-        rows = np.array(sorted({self._row(passage_id) for passage_id in ids}), dtype=np.int64)
-        if not rows.size:
+            return self._search_all(query, k, where)[0]
+        found = []
+        for number, rows in self._places(ids, strict=True).items():
+            segment = self._segments[number]
+            found.append((number, segment.vectors.top(query, k, segment.matching(np.array(sorted(rows)), where))[0]))
+        return self._hits(found, k)
+
+    def _search_all(self, queries: Vectors, k: int, where: Filter | None) -> list[list[Hit]]:
+        parts = [segment.search(queries, k, where) for segment in self._segments]
+        return [
+            self._hits([(number, part[query]) for number, part in enumerate(parts)], k) for query in range(len(queries))
+        ]
+
+    def _hits(self, found: Sequence[tuple[int, Found]], k: int) -> list[Hit]:
+        """Merge what the segments have found for one query."""
+        if not found:
             return []
-        scores, found = _top(query[None], np.ascontiguousarray(self._vectors[rows]), k)[0]
-        return self._hits(scores, rows[found])
+        firsts = np.cumsum([0, *(segment.record.count for segment in self._segments)])
+        scores, rows = merged([(scores, rows + firsts[number]) for number, (scores, rows) in found], k)
+        numbers = np.searchsorted(firsts, rows, side="right") - 1
+        passages = (self._segments[n].store.at(int(row - firsts[n])) for n, row in zip(numbers, rows, strict=True))
+        return [Hit(passage.id, float(score)) for passage, score in zip(passages, scores, strict=True)]
 
-    def _hits(self, scores: Vectors, rows: NDArray[np.int64]) -> list[Hit]:
-        return [Hit(self._passages[row].id, float(score)) for score, row in zip(scores, rows, strict=True)]
+    def _place(self, passage_id: str) -> tuple[int, int]:
+        """Return segment and row of a passage."""
+        for number in reversed(range(len(self._segments))):
+            row = self._segments[number].row(passage_id)
+            if row is not None:
+                return number, row
+        raise InputError(f"no passage {passage_id!r} among the {len(self):,} of the index")
 
-    def _row(self, passage_id: str) -> int:
-        row = self._rows.get(passage_id)
-        if row is None:
-            raise InputError(f"no passage {passage_id!r} among the {len(self):,} of the index")
-        return row
+    def _places(self, ids: Sequence[str], strict: bool) -> dict[int, set[int]]:
+        """Return the rows of passages by segment; those that are not there are left out unless `strict`."""
+        places: dict[int, set[int]] = {}
+        for passage_id in ids:
+            with contextlib.nullcontext() if strict else contextlib.suppress(InputError):
+                number, row = self._place(passage_id)
+                places.setdefault(number, set()).add(row)
+        return places
 
     def _checked_queries(self, queries: Vectors, k: int) -> Vectors:
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
@@ -185,67 +230,125 @@ class FaissIndex:
             raise CosupError(f"query {wrong[0]} is not finite; the generator's training may have diverged")
         return np.ascontiguousarray(queries, dtype=np.float32)
 
+    # -- changing ------------------------------------------------------------------------------------------------------
 
-def _top(queries: Vectors, vectors: Vectors, k: int) -> list[tuple[Vectors, NDArray[np.int64]]]:
-    """Return for each query the scores and rows of its `k` nearest vectors, equal scores by row.
+    def add(self, passages: Sequence[Passage], vectors: Vectors) -> None:
+        """Add passages: see `LiveIndex.add`."""
+        self._check_new(passages, vectors)
+        with self._changing():
+            for passage in passages:
+                if self._places([passage.id], strict=False):
+                    raise InputError(
+                        f"the index has a passage {passage.id!r} already; replace it, or choose another id"
+                    )
+            self._commit(self._with_added(self._segments, passages, vectors))
 
-    One vector more than `k` is asked for: where it ties with the last, more are, until the tie is whole.
-    """
-    k, asked = min(k, len(vectors)), min(k + 1, len(vectors))
-    scores, rows = faiss.knn(queries, vectors, asked, faiss.METRIC_INNER_PRODUCT)
-    results = []
-    for number in range(len(queries)):
-        if asked > k and scores[number, k] == scores[number, k - 1] and asked < len(vectors):
-            more_scores, more_rows = _top(queries[[number]], vectors, 2 * k + 1)[0]
-            results.append((more_scores[:k], more_rows[:k]))
-        else:
-            order = np.lexsort((rows[number], -scores[number]))[:k]
-            results.append((scores[number, order], rows[number, order]))
-    return results
+    def replace(self, passages: Sequence[Passage], vectors: Vectors) -> None:
+        """Put passages in the place of those with the same ids: see `LiveIndex.replace`."""
+        self._check_new(passages, vectors)
+        with self._changing():
+            kept = self._without(self._places([p.id for p in passages], strict=False))
+            self._commit(self._with_added(kept, passages, vectors))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Take passages out: see `LiveIndex.delete`."""
+        with self._changing():
+            self._commit([segment.record for segment in self._without(self._places(ids, strict=True))])
+
+    def compact(self) -> None:
+        """Write the corpus as one segment, of the type that now fits its size where that was left to cosup."""
+        with self._changing():
+            chosen, reason = IndexSettings(self.manifest.asked, self.manifest.vector_dtype).choose(len(self))
+            manifest = replace(self.manifest, type=chosen, reason=reason)
+            records = []
+            if len(self):
+                passages, vectors = passages_of(self._segments), vectors_of(self._segments)
+                records = [write_segment(self.folder, passages, vectors, _plan(manifest, LEAST))]
+            self._commit(records, manifest)
+
+    def _check_new(self, passages: Sequence[Passage], vectors: Vectors) -> None:
+        checked_corpus(passages)
+        check_vectors(vectors, len(passages), self.manifest.similarity, self.dimension)
+
+    def _without(self, places: Mapping[int, set[int]]) -> list[Segment]:
+        """Return the segments without some rows; one that has no passage left is gone."""
+        kept = []
+        for number, segment in enumerate(self._segments):
+            if number in places:
+                record = segment.without(places[number])
+                segment = Segment(self.folder, self.manifest, record)
+            if segment.live:
+                kept.append(segment)
+        return kept
+
+    def _with_added(
+        self, segments: Sequence[Segment], passages: Sequence[Passage], vectors: Vectors
+    ) -> list[SegmentRecord]:
+        """Write new passages as a segment, together with the small segments before it.
+
+        Segments grow as they are taken up, so that there are few of them however many small changes come.
+        """
+        kept, taken, count = list(segments), list[Segment](), len(passages)
+        while kept and kept[-1].record.structure is None and kept[-1].live <= 2 * count:
+            taken.insert(0, kept.pop())
+            count += taken[0].live
+        together = (*passages_of(taken), *passages)
+        blocks = (block for part in (vectors_of(taken), blocks_of(vectors)) for block in part)
+        record = write_segment(self.folder, together, blocks, _plan(self.manifest, EXACT_UP_TO))
+        return [*(segment.record for segment in kept), record]
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the lock, on top of what others have changed."""
+        with _locked(self.folder):
+            self.reopen()
+            _remove_unnamed(self.folder, self.manifest)
+            yield
+
+    def _commit(self, records: Sequence[SegmentRecord], manifest: IndexManifest | None = None) -> None:
+        manifest = replace(manifest or self.manifest, segments=tuple(records), cosup_version=__version__)
+        manifest.commit(self.folder)
+        known = {segment.record.name: segment for segment in self._segments}
+        self._segments = [
+            known[r.name] if r.name in known and known[r.name].record == r else Segment(self.folder, manifest, r)
+            for r in manifest.segments
+        ]
+        self.manifest = manifest
+        _remove_unnamed(self.folder, manifest)
 
 
-def _check_vectors(vectors: Vectors, count: int, similarity: str) -> None:
-    if similarity not in ("cosine", "inner_product"):
-        raise UsageError(f"similarity is '{similarity}'; expected cosine or inner_product")
-    if vectors.ndim != 2 or len(vectors) != count or vectors.dtype != np.float32:
-        raise UsageError(f"vectors are {vectors.dtype} {list(vectors.shape)}; expected float32 [{count}, D]")
-    if not np.isfinite(vectors).all():
-        raise CosupError("a vector is not finite; the embedder's training may have diverged")
-    if similarity == "cosine" and np.abs(np.linalg.norm(vectors, axis=1) - 1).max() > _UNIT_TOLERANCE:
-        raise UsageError("vectors are not of unit length, which the similarity 'cosine' needs")
+def check_folder(folder: Path) -> None:
+    """Make sure that `folder` can become an index folder without the loss of anything else. Raises `UsageError`."""
+    older = _NAMES_OF_FORMAT_1 if (folder / MANIFEST).is_file() else ()
+    check_target(folder, (*_OWN_NAMES, *older))
 
 
-def _write_files(
-    draft: Path, passages: Sequence[Passage], vectors: Vectors, embedder_fingerprint: str, similarity: str
-) -> None:
-    draft.mkdir(parents=True)
-    write_jsonl(draft / PASSAGES, passages)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors))
-    faiss.write_index(index, str(draft / VECTORS))
-    checksums = {name: file_checksum(draft / name) for name in (VECTORS, PASSAGES)}
-    count, dimension = vectors.shape
-    IndexManifest(TYPE, count, dimension, similarity, embedder_fingerprint, checksums).write(draft)
+def _plan(manifest: IndexManifest, structure_from: int, seed: int = 0) -> SegmentPlan:
+    return SegmentPlan(manifest.dimension, manifest.vector_dtype, manifest.type, structure_from, seed)
 
 
-def _swap(draft: Path, folder: Path) -> None:
-    """Put `draft` in the place of `folder`."""
-    if not folder.exists():
-        draft.rename(folder)
-        return
-    old = draft.with_suffix(".old")
-    folder.rename(old)
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against other writers; what the disk refuses is an error of ours."""
     try:
-        draft.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=_PATIENCE):
+            yield
+    except Timeout:
+        raise UsageError(f"{folder} is being changed by another process; wait for it to end") from None
+    except OSError as error:
+        raise UsageError(f"cannot write an index to {folder}: {error.strerror or error}") from error
 
 
-def _read_vectors(path: Path) -> Vectors:
-    try:
-        index = faiss.read_index(str(path))
-        return np.asarray(index.reconstruct_n(0, index.ntotal), dtype=np.float32)
-    except RuntimeError as error:
-        raise damaged(path) from error
+def _remove_unnamed(folder: Path, manifest: IndexManifest) -> None:
+    """Remove what the manifest does not name: files of before, and what a killed change has left."""
+    named = {segment.name: segment.files for segment in manifest.segments}
+    for place in folder.glob("segment-*"):
+        if place.name not in named:
+            shutil.rmtree(place, ignore_errors=True)
+            continue
+        for path in place.iterdir():
+            if path.name not in named[place.name]:
+                path.unlink(missing_ok=True)
+    for path in folder.glob(f".{MANIFEST}.*.tmp"):
+        path.unlink(missing_ok=True)

@@ -1,75 +1,7 @@
-"""The processes of a run: sums and maxima over them, and who may write."""
+"""The processes of a run, by the name that they had: see `cosup.processes`."""
 
 from __future__ import annotations
 
-import atexit
-import os
-import sys
-from collections.abc import Sequence
-from typing import Any
+from cosup.processes import barrier, gather_objects, leave, max_over, rank, sum_over, world_size
 
-import torch
-from torch import distributed
-
-
-def world_size() -> int:
-    """Return the number of processes that train together."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def rank() -> int:
-    """Return this process's number among them."""
-    return distributed.get_rank() if world_size() > 1 else 0
-
-
-def sum_over(values: Sequence[float], device: torch.device) -> list[float]:
-    """Add numbers up over all processes (in float64)."""
-    return _reduced(values, device, torch.distributed.ReduceOp.SUM)
-
-
-def max_over(values: Sequence[float], device: torch.device) -> list[float]:
-    """Return the largest of every process's numbers, one by one."""
-    return _reduced(values, device, torch.distributed.ReduceOp.MAX)
-
-
-def _reduced(values: Sequence[float], device: torch.device, operation: Any) -> list[float]:
-    if world_size() == 1:
-        return list(values)
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    distributed.all_reduce(tensor, operation)
-    found: list[float] = tensor.tolist()
-    return found
-
-
-def gather_objects(value: Any) -> list[Any]:
-    """Return every process's value, in the order of the processes."""
-    if world_size() == 1:
-        return [value]
-    found: list[Any] = [None] * world_size()
-    distributed.all_gather_object(found, value)
-    return found
-
-
-def barrier() -> None:
-    """Wait for all processes."""
-    if world_size() > 1:
-        distributed.barrier()
-
-
-def leave(code: int) -> None:
-    """End this process at once where it is one of several; alone, do nothing.
-
-    gloo's threads outlive the process group: one that lets go of a tensor while Python shuts down aborts the process
-    (`terminate called without an active exception`), and torchrun then calls a finished run failed.
-
-    Args:
-        code: the exit code. Where it is not 0 the others are not waited for: they may be gone.
-    """
-    if world_size() == 1:
-        return
-    if code == 0:
-        distributed.destroy_process_group()
-    atexit._run_exitfuncs()  # trackers close their runs here
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+__all__ = ["barrier", "gather_objects", "leave", "max_over", "rank", "sum_over", "world_size"]

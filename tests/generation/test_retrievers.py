@@ -289,9 +289,9 @@ def test_a_text_comes_back_from_its_ids(text: str) -> None:
     embedder.passage_prompt = None
     embedder._encode = lambda encode, texts, prompt: seen.extend(texts) or torch.zeros(1)  # type: ignore[assignment, method-assign, func-returns-value]
     embedder.model = type("Model", (), {"encode_document": None})
-    embedder.embed_ids([embedder.encode_passage(text)])
+    embedder.embed_ids(embedder.encode_passages([text]))
     assert seen == [text]
-    assert len(embedder.encode_passage(text)) == 1 + -(-len(text.encode()) // 4)
+    assert len(embedder.encode_passages([text])[0]) == 1 + -(-len(text.encode()) // 4)
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])

@@ -1,230 +1,171 @@
-"""The exact index: equal to brute force, deterministic, whole or not there, and refused when it is not the model's."""
+"""An index folder: whole or not there, refused when damaged or not the model's, and what is in it after changes."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cosup.errors import CosupError, InputError, UsageError
-from cosup.index import faiss_index
-from cosup.index.base import IndexManifest, VectorIndex
-from cosup.index.build import build_index
-from cosup.index.faiss_index import FaissIndex
+from cosup.index import faiss_index, manifest
+from cosup.index.base import PARTIAL
+from cosup.index.build import add_passages, build_index
+from cosup.index.faiss_index import LOCK, FaissIndex
+from cosup.index.filters import Filter
+from cosup.index.manifest import IndexManifest
+from cosup.index.structures import IndexSettings
+from cosup.info import describe
 from cosup.records import Passage
+from tests.index.makers import MINE, OTHER, D, N, corpus, ids, small_integers, vectors
 
-MINE, OTHER = "a" * 64, "b" * 64
-N, D = 300, 7
-FILES = ("index.json", "passages.jsonl", "vectors.faiss")
-
-
-def corpus(count: int = N) -> list[Passage]:
-    return [Passage(f"p{i}", f"Title {i}", f"Text {i}. Æøå.") for i in range(count)]
+OWN = {"index.json", ".lock"}
 
 
-def vectors(count: int = N, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, D)).astype(np.float32)
-
-
-def small_integers(count: int, seed: int) -> np.ndarray:
-    """Vectors whose inner products are exact in float32 and often equal."""
-    return np.random.default_rng(seed).integers(-2, 3, size=(count, D)).astype(np.float32)
-
-
-def build(folder: Path, values: np.ndarray | None = None, fingerprint: str = MINE) -> FaissIndex:
+def build(folder: Path, values: np.ndarray | None = None, fingerprint: str = MINE, kind: str = "flat") -> FaissIndex:
     values = vectors() if values is None else values
-    return FaissIndex.build(folder, corpus(len(values)), values, fingerprint, "inner_product")
+    return FaissIndex.build(folder, corpus(len(values)), values, fingerprint, "inner_product", IndexSettings(kind))
 
 
-def brute_force(values: np.ndarray, query: np.ndarray, k: int, rows: list[int] | None = None) -> list[str]:
-    rows = list(range(len(values))) if rows is None else sorted(set(rows))
-    scores = values[rows].astype(np.float64) @ query.astype(np.float64)
-    return [f"p{rows[i]}" for i in np.argsort(-scores, kind="stable")[:k]]
+def files_of(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != LOCK)
 
 
-def ids(hits: list) -> list[str]:
-    return [hit.passage_id for hit in hits]
+def small_index(folder: Path, kind: str = "flat") -> FaissIndex:
+    """Return an index that has every sort of file: metadata, a structure, deleted rows, two segments."""
+    index = build(folder, vectors(260), kind=kind)
+    index.delete(["p3", "p8"])
+    index.add(corpus(4, first=260), vectors(4, seed=1))
+    return index
 
 
-@pytest.mark.parametrize("k", [1, 5, 300, 1000])
-def test_search_equals_brute_force(tmp_path: Path, k: int) -> None:
-    index, queries = build(tmp_path / "index"), vectors(40, seed=1)
-    results = index.search(queries, k)
-    assert [ids(hits) for hits in results] == [brute_force(vectors(), query, k) for query in queries]
-    assert all(len(hits) == min(k, N) for hits in results)
-    best = results[0][0]
-    assert type(best.score) is float
-    assert best.score == pytest.approx(float((vectors() @ queries[0]).max()), rel=1e-5)
+# -- the folder --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 10, 50, 299])
-def test_equal_scores_come_in_the_order_of_the_corpus(tmp_path: Path, k: int) -> None:
-    values = small_integers(N, seed=2)
-    queries = small_integers(25, seed=3)
-    results = build(tmp_path / "index", values).search(queries, k)
-    assert [ids(hits) for hits in results] == [brute_force(values, query, k) for query in queries]
+@pytest.mark.parametrize("kind", ["flat", "ivf-pq", "hnsw"])
+def test_every_flipped_byte_is_noticed_and_the_file_named(tmp_path: Path, kind: str) -> None:
+    """A byte is changed at random places of every file; `load` and `cosup info --verify` name the file each time."""
+    folder, choose = tmp_path / "index", random.Random(0)
+    small_index(folder, kind)
+    files = files_of(folder)
+    assert {"structure.faiss", "metadata.bin"} <= {p.name for p in files} or kind == "flat"
+    for path in files:
+        whole = path.read_bytes()
+        places = {0, len(whole) - 1, *(choose.randrange(len(whole)) for _ in range(12))}
+        for place in places:
+            changed = bytearray(whole)
+            changed[place] ^= choose.randrange(1, 256)
+            path.write_bytes(changed)
+            with pytest.raises(InputError, match=path.name):
+                FaissIndex.load(folder, None)
+            with pytest.raises(InputError, match=path.name):
+                describe(folder, verify=True)
+        path.write_bytes(whole)
+    assert dict(describe(folder, verify=True).rows)["checksums"] == f"verified, {len(files)} files"
+    FaissIndex.load(folder, MINE)
 
 
-def test_all_passages_equal(tmp_path: Path) -> None:
-    index = build(tmp_path / "index", np.ones((N, D), dtype=np.float32))
-    assert ids(index.search(np.ones((1, D), dtype=np.float32), 4)[0]) == ["p0", "p1", "p2", "p3"]
-
-
-def test_a_batch_of_queries_gives_the_scores_of_each_alone(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(size=(5000, D)).astype(np.float32)
-    index, queries = build(tmp_path / "index", values), vectors(64, seed=1)
-    together = index.search(queries, 5)
-    assert together == [index.search(query[None], 5)[0] for query in queries]
-    assert together == index.search(queries, 5, candidates=[[f"p{i}" for i in range(5000)]] * 64)
-
-
-def test_candidates_limit_each_search(tmp_path: Path) -> None:
-    index, queries = build(tmp_path / "index"), vectors(5, seed=1)
-    chosen: list[list[str] | None] = [["p7", "p3", "p3"], None, [], [f"p{i}" for i in range(0, N, 2)], ["p299"]]
-    found = [ids(hits) for hits in index.search(queries, 3, chosen)]
-    rows = [None if c is None else [int(i[1:]) for i in c] for c in chosen]
-    assert found == [brute_force(vectors(), q, 3, r) for q, r in zip(queries, rows, strict=True)]
-    assert [len(hits) for hits in found] == [2, 3, 0, 3, 1]
-
-
-def test_equal_scores_among_candidates_come_in_the_order_of_the_corpus(tmp_path: Path) -> None:
-    index = build(tmp_path / "index", np.ones((N, D), dtype=np.float32))
-    assert ids(index.search(np.ones((1, D), dtype=np.float32), 2, [["p9", "p200", "p4"]])[0]) == ["p4", "p9"]
-
-
-def test_wrong_searches_are_refused(tmp_path: Path) -> None:
-    index, queries = build(tmp_path / "index"), vectors(2)
-    with pytest.raises(InputError, match="no passage 'nowhere' among the 300"):
-        index.search(queries, 1, [["p1"], ["p2", "nowhere"]])
-    with pytest.raises(UsageError, match="1 candidate lists for 2 queries"):
-        index.search(queries, 1, [None])
-    with pytest.raises(UsageError, match=r"shape \(2, 3\); expected \[Q, 7\]"):
-        index.search(queries[:, :3], 1)
-    with pytest.raises(UsageError, match="expected \\[Q, 7\\]"):
-        index.search(queries[0], 1)
-    with pytest.raises(UsageError, match="k is 0"):
-        index.search(queries, 0)
-    queries[1, 2] = np.nan
-    with pytest.raises(CosupError, match="query 1 is not finite"):
-        index.search(queries, 1)
-
-
-def test_no_queries_give_no_results(tmp_path: Path) -> None:
-    assert build(tmp_path / "index").search(np.empty((0, D), dtype=np.float32), 3) == []
-
-
-def test_save_load_same_results(tmp_path: Path) -> None:
-    built: VectorIndex = build(tmp_path / "index")
-    loaded = FaissIndex.load(tmp_path / "index", MINE)
-    queries = vectors(10, seed=4)
-    assert loaded.search(queries, 5) == built.search(queries, 5)
-    assert list(loaded) == corpus()
-    assert (len(loaded), loaded.dimension, loaded.embedder_fingerprint) == (N, D, MINE)
-    assert loaded.passage("p17") == corpus()[17]
-    with pytest.raises(InputError, match="no passage 'x'"):
-        loaded.passage("x")
-    assert sorted(p.name for p in (tmp_path / "index").iterdir()) == sorted(FILES)
-
-
-def test_an_index_of_another_embedder_is_refused_by_name(tmp_path: Path) -> None:
-    build(tmp_path / "index")
-    with pytest.raises(InputError, match=f"embedder {'a' * 12}, but the model's embedder is {'b' * 12}; run 'cosup"):
-        FaissIndex.load(tmp_path / "index", OTHER)
-    assert len(FaissIndex.load(tmp_path / "index", None)) == N
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_changed_byte_is_noticed_and_the_file_named(tmp_path: Path, name: str) -> None:
-    build(tmp_path / "index", vectors(5))
-    path = tmp_path / "index" / name
-    whole = path.read_bytes()
-    for position in random.Random(0).sample(range(len(whole) - 1), 60):
-        if whole[position : position + 1].isspace():
-            continue
-        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        with pytest.raises(InputError, match=name):
-            FaissIndex.load(tmp_path / "index", None)
-    path.write_bytes(whole)
-    FaissIndex.load(tmp_path / "index", MINE)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_or_cut_file_is_named(tmp_path: Path, name: str) -> None:
-    build(tmp_path / "index")
-    path = tmp_path / "index" / name
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=name):
-        FaissIndex.load(tmp_path / "index", MINE)
-    path.unlink()
-    with pytest.raises(InputError, match=name):
-        FaissIndex.load(tmp_path / "index", MINE)
-
-
-def test_a_missing_folder_and_a_newer_format_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such index folder"):
-        FaissIndex.load(tmp_path / "nothing", MINE)
-    build(tmp_path / "index")
-    path = tmp_path / "index" / "index.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
-    with pytest.raises(InputError, match=r"index\.json: format 2; this cosup reads format 1"):
-        FaissIndex.load(tmp_path / "index", MINE)
-
-
-@pytest.mark.parametrize("step", ["write_jsonl", "file_checksum", "_swap"])
-def test_an_interrupted_build_leaves_the_old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    before = build(tmp_path / "index").search(vectors(3), 3)
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(faiss_index, step, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "index", vectors(20, seed=9), OTHER)
-    assert FaissIndex.load(tmp_path / "index", MINE).search(vectors(3), 3) == before
-    assert [p.name for p in tmp_path.iterdir()] == ["index"]
-
-
-def test_the_old_index_comes_back_where_the_new_one_cannot_take_its_place(
+def test_a_large_index_is_hashed_when_asked_and_not_at_every_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(tmp_path / "index")
-    rename = Path.rename
-
-    def fail_on_draft(self: Path, target: Path) -> Path:
-        if self.suffix == ".tmp" and self.is_dir():
-            raise OSError(28, "No space left on device")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fail_on_draft)
-    with pytest.raises(UsageError, match="No space left"):
-        build(tmp_path / "index", vectors(20, seed=9))
-    assert len(FaissIndex.load(tmp_path / "index", MINE)) == N
-    assert [p.name for p in tmp_path.iterdir()] == ["index"]
-
-
-def test_a_new_build_replaces_the_old_index(tmp_path: Path) -> None:
-    build(tmp_path / "index")
-    assert len(build(tmp_path / "index", vectors(20, seed=9), OTHER)) == 20
-    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+    folder = tmp_path / "index"
+    small_index(folder)
+    monkeypatch.setattr(faiss_index, "VERIFIED_ON_LOAD", 0)
+    monkeypatch.setattr(manifest, "VERIFIED_ON_LOAD", 0)
+    monkeypatch.setattr(manifest, "file_checksum", None)
+    FaissIndex.load(folder, MINE)
+    assert "--verify compares every byte" in dict(describe(folder).rows)["checksums"]
+    monkeypatch.undo()
+    monkeypatch.setattr(manifest, "VERIFIED_ON_LOAD", 0)
+    path = next(folder.glob("segment-*/vectors.bin"))
+    path.write_bytes(b"\xff" + path.read_bytes()[1:])
+    with pytest.raises(InputError, match=r"vectors\.bin: damaged"):
+        describe(folder, verify=True)
 
 
-def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match=r"holds 'thesis.tex', which is no part of an index"):
+@pytest.mark.parametrize("kind", ["flat", "ivf-sq"])
+def test_a_missing_or_cut_file_is_named_whatever_the_size(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss_index, "VERIFIED_ON_LOAD", 0)
+    folder = tmp_path / "index"
+    small_index(folder, kind)
+    for path in files_of(folder):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        with pytest.raises(InputError, match=path.name):
+            FaissIndex.load(folder, MINE)
+        path.unlink()
+        with pytest.raises(InputError, match=path.name):
+            FaissIndex.load(folder, MINE)
+        path.write_bytes(whole)
+    FaissIndex.load(folder, MINE)
+
+
+def test_what_is_no_index_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such index folder"):
+        FaissIndex.load(tmp_path / "nothing", MINE)
+    with pytest.raises(InputError, match="not an index folder"):
+        FaissIndex.load(tmp_path, MINE)
+    (tmp_path / PARTIAL).mkdir()
+    with pytest.raises(InputError, match=r"an unfinished index: .* run its 'cosup index' command again"):
+        FaissIndex.load(tmp_path, MINE)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_another_format_is_refused_with_the_command_that_rebuilds(tmp_path: Path, number: int) -> None:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    (folder / "index.json").write_text(json.dumps({"format": number, "type": "faiss-flat"}))
+    wanted = (
+        rf"index\.json: an index of format {number}; this cosup reads format 2: .*'cosup index .*--output {folder}'"
+    )
+    with pytest.raises(InputError, match=wanted):
+        FaissIndex.load(folder, MINE)
+
+
+def test_an_index_of_format_1_can_be_built_over(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name in ("vectors.faiss", "passages.jsonl", "index.json"):
+        (folder / name).write_text('{"format": 1}')
+    assert len(build(folder)) == N
+    assert {p.name for p in folder.iterdir() if p.is_file()} == OWN
+
+
+def test_a_folder_with_other_files_is_never_written_to(tmp_path: Path) -> None:
+    (tmp_path / "passages.jsonl").write_text("years of work")
+    with pytest.raises(UsageError, match=r"holds 'passages.jsonl', which is no part of an index"):
         build(tmp_path)
-    (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
-        build(tmp_path / "file")
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+        build(tmp_path / "passages.jsonl")
+    assert [p.name for p in tmp_path.iterdir()] == ["passages.jsonl"]
 
 
-def test_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    def attempt(values: np.ndarray, similarity: str = "inner_product", count: int = 4) -> None:
-        FaissIndex.build(tmp_path / "index", corpus(count), values, MINE, similarity)
+def test_an_index_can_be_moved(tmp_path: Path) -> None:
+    small_index(tmp_path / "index", "ivf-sq")
+    (tmp_path / "index").rename(tmp_path / "moved")
+    moved = FaissIndex.load(tmp_path / "moved", MINE)
+    assert moved.passage("p9") == corpus()[9]
+    moved.add(corpus(1, first=900), vectors(1))
+    assert len(moved) == 263
+
+
+def test_vectors_that_do_not_fit_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    def attempt(values: np.ndarray, similarity: str = "inner_product", count: int = 4, dtype: str = "float32") -> None:
+        own = IndexSettings("flat", dtype)
+        FaissIndex.build(tmp_path / "index", corpus(count), values, MINE, similarity, own)
 
     values = vectors(4)
     with pytest.raises(UsageError, match=r"float32 \[5, D\]"):
@@ -237,12 +178,286 @@ def test_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         attempt(values, "dot")
     with pytest.raises(CosupError, match="not finite"):
         attempt(np.full((4, D), np.inf, dtype=np.float32))
+    with pytest.raises(InputError, match="no passages"):
+        attempt(values[:0], count=0)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(CosupError, match="too large for float16; store the vectors as float32"):
+        attempt(values * 1e6, dtype="float16")
+    with pytest.raises(InputError, match="id 'p0' again"):
+        FaissIndex.build(tmp_path / "index", [*corpus(3), corpus(1)[0]], values, MINE, "inner_product")
+    assert not list((tmp_path / "index").glob("segment-*"))
 
 
-def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="two passages have the id 'p0'"):
-        FaissIndex.build(tmp_path / "index", [*corpus(3), corpus(1)[0]], vectors(4), MINE, "inner_product")
+def test_settings_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"index type is 'ivfpq' \(did you mean 'ivf-pq'\?\)"):
+        IndexSettings("ivfpq")
+    with pytest.raises(UsageError, match="vector dtype is 'int8'"):
+        IndexSettings("flat", "int8")
+
+
+@pytest.mark.parametrize(("count", "kind"), [(40, "flat"), (20_001, "ivf-sq"), (30_000_000, "ivf-pq")])
+def test_the_type_is_chosen_by_the_size_and_the_reason_said(count: int, kind: str) -> None:
+    chosen, reason = IndexSettings().choose(count)
+    assert chosen == kind
+    assert f"{count:,} passages" in reason
+    assert IndexSettings("hnsw").choose(count) == ("hnsw", "asked for")
+
+
+@pytest.mark.parametrize("kind", ["ivf-sq", "ivf-pq", "hnsw"])
+def test_recall_is_measured_and_said(tmp_path: Path, kind: str) -> None:
+    index = build(tmp_path / "index", vectors(2000), kind=kind)
+    structure = index.manifest.segments[0].structure
+    assert structure is not None
+    assert structure.recall >= 0.95
+    rows = dict(describe(tmp_path / "index").rows)
+    assert rows["type"] == f"{kind} (asked for)"
+    assert rows["recall@10"].startswith(f"{structure.recall:.3f} against exact (256 queries")
+    assert rows["segments"] == "1, 0 deleted passages in them"
+    queries = vectors(200, seed=5)
+    exact = FaissIndex.build(tmp_path / "exact", corpus(2000), vectors(2000), MINE, "inner_product")
+    pairs = zip(index.search(queries, 10), exact.search(queries, 10), strict=True)
+    assert np.mean([len(set(ids(a)) & set(ids(b))) / 10 for a, b in pairs]) >= 0.93
+
+
+def test_the_least_effort_that_suffices_is_chosen(tmp_path: Path) -> None:
+    """Vectors in far heaps are found in one list; without structure many lists are needed."""
+    heaps = np.repeat(np.eye(D, dtype=np.float32) * 50, 300, axis=0) + vectors(300 * D)
+    easy = build(tmp_path / "easy", heaps, kind="ivf-sq").manifest.segments[0].structure
+    hard = build(tmp_path / "hard", vectors(300 * D), kind="ivf-sq").manifest.segments[0].structure
+    assert easy is not None
+    assert hard is not None
+    assert 1 < hard.effort < 53  # lists
+    assert hard.refine < 32
+
+
+# -- changes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_goes_on_with_what_it_opened_and_can_take_up_the_changes(tmp_path: Path) -> None:
+    build(tmp_path / "index", kind="ivf-sq")
+    reader, writer = FaissIndex.load(tmp_path / "index", MINE), FaissIndex.load(tmp_path / "index", MINE)
+    before = reader.search(vectors(5, seed=1), 4, where=None)
+    writer.delete([hits[0].passage_id for hits in before][:1])
+    writer.compact()
+    build(tmp_path / "index", vectors(20))
+    assert reader.search(vectors(5, seed=1), 4) == before
+    assert list(reader) == corpus()
+    assert len(reader.search(vectors(1), 3, where=Filter.parse({"lang": "en"}))[0]) == 3
+    reader.reopen()
+    assert list(reader) == corpus(20)
+
+
+def test_a_writer_goes_on_from_what_others_have_changed(tmp_path: Path) -> None:
+    build(tmp_path / "index", vectors(10))
+    one, two = FaissIndex.load(tmp_path / "index", MINE), FaissIndex.load(tmp_path / "index", MINE)
+    one.add(corpus(5, first=10), vectors(5))
+    two.delete(["p12", "p0"])
+    with pytest.raises(InputError, match="'p12'"):
+        one.delete(["p12"])
+    one.replace(corpus(1, first=12), vectors(1))
+    assert {p.id for p in FaissIndex.load(tmp_path / "index", MINE)} == {f"p{i}" for i in range(1, 15)}
+
+
+def test_two_writers_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = build(tmp_path / "index", vectors(10))
+    monkeypatch.setattr(faiss_index, "_PATIENCE", 0.1)
+    with FileLock(tmp_path / "index" / LOCK):
+        with pytest.raises(UsageError, match="is being changed by another process"):
+            index.delete(["p1"])
+        assert len(FaissIndex.load(tmp_path / "index", MINE)) == 10
+    index.delete(["p1"])
+
+
+def test_an_index_that_another_embedder_rebuilt_is_not_changed(tmp_path: Path) -> None:
+    index = build(tmp_path / "index", vectors(10))
+    build(tmp_path / "index", vectors(20), OTHER)
+    with pytest.raises(InputError, match="was made by embedder"):
+        index.delete(["p1"])
+    assert len(FaissIndex.load(tmp_path / "index", OTHER)) == 20
+
+
+def test_many_small_changes_leave_few_segments(tmp_path: Path) -> None:
+    index = build(tmp_path / "index", kind="ivf-sq")
+    for number in range(40):
+        index.replace(corpus(1, first=1000 + number), vectors(1, seed=number))
+    assert len(index.manifest.segments) <= 6
+    assert index.manifest.segments[0].count == N
+    assert [p.id for p in index][N:] == [f"p{1000 + i}" for i in range(40)]
+
+
+def test_a_type_left_to_cosup_is_chosen_anew_when_compacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = build(tmp_path / "index", kind="auto")
+    assert index.manifest.type == "flat"
+    monkeypatch.setattr("cosup.index.structures.FLAT_UP_TO", N)
+    index.add(corpus(300, first=N), vectors(300, seed=1))
+    assert index.manifest.type == "flat"
+    index.compact()
+    assert (index.manifest.type, len(index.manifest.segments)) == ("ivf-sq", 1)
+    assert "600 passages, more than 300" in index.manifest.reason
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf-sq"])
+def test_what_a_killed_change_has_left_is_removed_by_the_next(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "index"
+    index = small_index(folder, kind)
+    before = files_of(folder)
+    shutil.copytree(next(folder.glob("segment-*")), folder / "segment-00000000")
+    (next(folder.glob("segment-*")) / "deleted-00000000.bin").write_bytes(b"12345678")
+    (folder / ".index.json.0000.tmp").write_text("{")
+    assert len(FaissIndex.load(folder, MINE)) == len(index)
+    with pytest.raises(InputError):
+        index.delete(["nowhere"])
+    assert files_of(folder) == before
+
+
+Change = Callable[[FaissIndex], Any]
+CHANGES: dict[str, Change] = {
+    "add": lambda index: index.add(corpus(3, first=900), vectors(3)),
+    "replace": lambda index: index.replace(corpus(40, first=0), vectors(40, seed=7)),
+    "delete": lambda index: index.delete(["p20", "p21"]),
+    "compact": lambda index: index.compact(),
+    "build": lambda index: build(index.folder, vectors(20, seed=9)),
+}
+
+
+def content(index: FaissIndex) -> list[Any]:
+    queries = vectors(3, seed=11)
+    return [list(index), index.search(queries, 5), index.search(queries, 500)]
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf-sq"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_stopped_at_any_step_leaves_the_old_or_the_new_state(
+    tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write that is to last (fsync, rename) and every removal is made to fail in turn, as a full disk would."""
+    small_index(tmp_path / "start", kind)
+    shutil.copytree(tmp_path / "start", tmp_path / "done")
+    changed = FaissIndex.load(tmp_path / "done", MINE)
+    CHANGES[name](changed)
+    old, new = content(FaissIndex.load(tmp_path / "start", MINE))[0], list(FaissIndex.load(tmp_path / "done", MINE))
+    seen, step = [], 0
+    while True:
+        folder = tmp_path / f"step{step}"
+        shutil.copytree(tmp_path / "start", folder)
+        index = FaissIndex.load(folder, MINE)
+        with monkeypatch.context() as patched:
+            left = fail_at(patched, step)
+            with contextlib.suppress(KeyboardInterrupt):
+                CHANGES[name](index)
+        found = FaissIndex.load(folder, MINE)
+        assert list(found) in (old, new)
+        seen.append(list(found) == new)
+        found.add(corpus(1, first=5000), vectors(1))
+        assert content(FaissIndex.load(folder, MINE)) == content(found)
+        if left() > 0:
+            break
+        step += 1
+    assert seen == sorted(seen)
+    assert step > 3
+    assert seen[-1] or name == "compact"
+
+
+def fail_at(patched: pytest.MonkeyPatch, step: int) -> Callable[[], int]:
+    """Let call number `step` of fsync, replace or unlink fail; return what says how many calls were still to come."""
+    left = [step]
+
+    def failing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any, **more: Any) -> Any:
+            left[0] -= 1
+            if left[0] == -1:
+                raise KeyboardInterrupt
+            return function(*words, **more)
+
+        return call
+
+    patched.setattr(os, "fsync", failing(os.fsync))
+    patched.setattr(Path, "replace", failing(Path.replace))
+    patched.setattr(shutil, "rmtree", failing(shutil.rmtree))
+    return lambda: left[0] + 1
+
+
+# -- any sequence of changes against a plain model ---------------------------------------------------------------------
+
+Step = tuple[str, list[int], int]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "replace", "delete", "compact", "reopen"]),
+        st.lists(st.integers(0, 39), min_size=1, max_size=12, unique=True),
+        st.integers(0, 10**6),
+    ),
+    max_size=12,
+)
+
+
+class Model:
+    """What an index should hold: passages and vectors by id, in order."""
+
+    def __init__(self, passages: list[Passage], values: np.ndarray) -> None:
+        self.held = {p.id: (p, v) for p, v in zip(passages, values, strict=True)}
+
+    def put(self, passages: list[Passage], values: np.ndarray) -> None:
+        for passage, vector in zip(passages, values, strict=True):
+            self.held.pop(passage.id, None)
+            self.held[passage.id] = (passage, vector)
+
+    def nearest(self, query: np.ndarray, k: int, where: Filter | None = None) -> list[tuple[str, float]]:
+        rows = [(p.id, float(v @ query)) for p, v in self.held.values() if where is None or where.holds(p.metadata)]
+        return sorted(rows, key=lambda row: -row[1])[:k]
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-sq"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, first=st.integers(1, 30))
+def test_any_sequence_of_changes_equals_a_plain_model(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, steps: list[Step], first: int
+) -> None:
+    folder = tmp_path_factory.mktemp("index") / "index"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(faiss_index, "LEAST", 8)
+        patched.setattr(faiss_index, "EXACT_UP_TO", 8)
+        run_steps(folder, kind, steps, first)
+
+
+def run_steps(folder: Path, kind: str, steps: list[Step], first: int) -> None:
+    index = FaissIndex.build(
+        folder, corpus(first), small_integers(first, seed=0), MINE, "inner_product", IndexSettings(kind, "float16")
+    )
+    model = Model(corpus(first), small_integers(first, seed=0))
+    for name, numbers, seed in steps:
+        there = [f"p{i}" for i in numbers if f"p{i}" in model.held]
+        fresh = [i for i in numbers if name == "replace" or f"p{i}" not in model.held]
+        passages, values = [corpus(1, first=i)[0] for i in fresh], small_integers(len(fresh), seed)
+        if name == "delete" and there:
+            index.delete(there)
+            for passage_id in there:
+                del model.held[passage_id]
+        elif name in ("add", "replace") and passages:
+            getattr(index, name)(passages, values)
+            model.put(passages, values)
+        elif name == "compact":
+            index.compact()
+        elif name == "reopen":
+            index = FaissIndex.load(folder, MINE)
+        compare(index, model, seed, exact=kind == "flat")
+    compare(FaissIndex.load(folder, MINE), model, 1, exact=kind == "flat")
+
+
+def compare(index: FaissIndex, model: Model, seed: int, exact: bool) -> None:
+    assert list(index) == [passage for passage, _ in model.held.values()]
+    assert len(index) == len(model.held)
+    where = Filter.parse({"odd": True})
+    for query in small_integers(3, seed + 1):
+        for k, filtered in ((1, None), (5, None), (100, None), (3, where), (100, where)):
+            found = [(hit.passage_id, hit.score) for hit in index.search(query[None], k, where=filtered)[0]]
+            wanted = model.nearest(query, k, filtered)
+            if exact or k == 100:  # whoever asks for more than there is gets all there is
+                assert found == wanted
+            assert len(found) == len(wanted)
+            assert found == [row for row in model.nearest(query, 100, filtered) if row in found]
+
+
+# -- from passages to an index -----------------------------------------------------------------------------------------
 
 
 class UnitEmbedder:
@@ -254,8 +469,8 @@ class UnitEmbedder:
     def __init__(self, batches: int = 10**6) -> None:
         self.left = batches
 
-    def encode_passage(self, text: str) -> list[int]:
-        return list(text.encode())
+    def encode_passages(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(text.encode()) for text in texts]
 
     def embed_ids(self, batch: list[list[int]]) -> torch.Tensor:
         if self.left == 0:
@@ -269,9 +484,9 @@ def test_from_passages_to_an_index_in_one_call(tmp_path: Path) -> None:
     built = build_index(UnitEmbedder(), corpus(30), tmp_path / "index", "cosine")
     query = UnitEmbedder().embed_ids([list(corpus()[12].rendered.encode())]).numpy()
     assert built.search(query, 1)[0][0].score == pytest.approx(1.0)
-    manifest = IndexManifest.read(tmp_path / "index")
-    assert (manifest.similarity, manifest.count, manifest.type) == ("cosine", 30, "faiss-flat")
-    assert sorted(p.name for p in (tmp_path / "index").iterdir()) == sorted(FILES)
+    found = IndexManifest.read(tmp_path / "index")
+    assert (found.similarity, found.count, found.type, found.asked) == ("cosine", 30, "flat", "auto")
+    assert {p.name for p in (tmp_path / "index").iterdir()} == OWN | {found.segments[0].name}
 
 
 def test_an_interrupted_embedding_leaves_the_old_index_and_a_second_run_ends_it(tmp_path: Path) -> None:
@@ -281,10 +496,29 @@ def test_an_interrupted_embedding_leaves_the_old_index_and_a_second_run_ends_it(
         build_index(UnitEmbedder(batches=0), corpus(30), folder, "cosine")
     assert len(FaissIndex.load(folder, MINE)) == 5
     assert len(build_index(UnitEmbedder(), corpus(30), folder, "cosine")) == 30
-    assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
+    assert not (folder / PARTIAL).exists()
 
 
 def test_a_folder_that_cannot_be_used_is_refused_before_the_embedding(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UsageError, match=r"notes\.txt"):
         build_index(UnitEmbedder(batches=0), corpus(3), tmp_path, "cosine")
+
+
+def test_passages_are_embedded_and_added_resumably(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    index = build_index(UnitEmbedder(), corpus(30), folder, "cosine")
+    with pytest.raises(KeyboardInterrupt):
+        add_passages(UnitEmbedder(batches=0), corpus(5, first=30), index, folder, replacing=False)
+    assert len(FaissIndex.load(folder, MINE)) == 30
+    add_passages(UnitEmbedder(), corpus(5, first=30), index, folder, replacing=False)
+    assert list(FaissIndex.load(folder, MINE)) == corpus(35)
+    with pytest.raises(InputError, match="has a passage 'p3' already"):
+        add_passages(UnitEmbedder(batches=0), corpus(1, first=3), index, folder, replacing=False)
+    add_passages(UnitEmbedder(), [Passage("p3", "", "new")], index, folder, replacing=True)
+    assert FaissIndex.load(folder, MINE).passage("p3").text == "new"
+    other = UnitEmbedder()
+    other.fingerprint = OTHER
+    with pytest.raises(InputError, match="was made by embedder"):
+        add_passages(other, corpus(1, first=50), index, folder, replacing=False)
+    assert not (folder / PARTIAL).exists()

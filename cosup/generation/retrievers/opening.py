@@ -19,8 +19,10 @@ from cosup.errors import InputError, UsageError
 from cosup.generation.retrieval import Retriever, SeparateRetriever, TextRetriever, check_query_text
 from cosup.generation.retrievers.bm25 import BM25Retriever, is_current
 from cosup.generation.retrievers.sentence_transformer import SentenceTransformerEmbedder, SentenceTransformerRetriever
-from cosup.index.base import MANIFEST, VectorIndex, file_checksum
-from cosup.index.embed import Progress
+from cosup.index.base import VectorIndex
+from cosup.index.build import work_folder
+from cosup.index.milvus_place import is_milvus_place
+from cosup.index.progress import Progress
 from cosup.model_folder import fingerprint_of, read_model_record
 from cosup.modeling import CoSupervisedModel, PairSettings
 
@@ -85,7 +87,7 @@ def open_retriever(
     choice: RetrieverChoice,
     writer: CoSupervisedModel,
     index: VectorIndex,
-    folder: Path,
+    place: str,
     progress: Progress | None = None,
 ) -> Opened:
     """Make a retriever ready.
@@ -94,7 +96,7 @@ def open_retriever(
         choice: which.
         writer: the pair that writes.
         index: gives the passages, and to a separate pair the vectors.
-        folder: of the index; what is built goes into `NAME.retrievers` beside it.
+        place: of the index; what is built goes into `NAME.retrievers` beside it.
         progress: called while passages are embedded.
 
     Raises:
@@ -103,28 +105,27 @@ def open_retriever(
     """
     if choice.separate is not None:
         return _separate(choice, choice.separate, writer, index)
-    if not folder.exists():
-        raise UsageError(f"{folder} is no index on this disk, beside which '{choice.name}' could be built")
+    folder = work_folder(place) if is_milvus_place(place) else Path(place)
     beside = folder.absolute().with_name(f"{folder.absolute().name}.retrievers")
     if choice.name == BM25:
-        return _bm25(choice, index, folder, beside / BM25)
-    return _sentence_transformer(choice, index, folder, beside, progress)
+        return _bm25(choice, index, beside / BM25)
+    return _sentence_transformer(choice, index, beside, progress)
 
 
-def _bm25(choice: RetrieverChoice, index: VectorIndex, folder: Path, place: Path) -> Opened:
-    source, identity = _source(folder), _identity(choice)
+def _bm25(choice: RetrieverChoice, index: VectorIndex, place: Path) -> Opened:
+    source, identity = index.identity, _identity(choice)
     if is_current(place, source):
         return Opened(BM25Retriever(place, choice.query), identity)
     return Opened(BM25Retriever.build(index, place, source, choice.query), identity, place)
 
 
 def _sentence_transformer(
-    choice: RetrieverChoice, index: VectorIndex, folder: Path, beside: Path, progress: Progress | None
+    choice: RetrieverChoice, index: VectorIndex, beside: Path, progress: Progress | None
 ) -> Opened:
     embedder = SentenceTransformerEmbedder(choice.name, choice.query_prompt, choice.passage_prompt)
     name = choice.name.strip("/.~").replace("/", "--") if not Path(choice.name).is_dir() else Path(choice.name).name
     place, stamp = beside / name, beside / f"{name}.json"
-    wanted = {"source": _source(folder), "model": embedder.fingerprint}
+    wanted = {"source": index.identity, "model": embedder.fingerprint}
     identity = _identity(choice) | {"retriever.model": embedder.fingerprint}
     if _read(stamp) == wanted:
         try:
@@ -151,11 +152,6 @@ def _separate(choice: RetrieverChoice, folder: Path, writer: CoSupervisedModel, 
 def _identity(choice: RetrieverChoice) -> dict[str, Any]:
     name = choice.name if choice.separate is None else f"{SEPARATE}{choice.separate.name}"
     return {"retriever": name, "retriever.query": choice.query, "retriever.query_prompt": choice.query_prompt}
-
-
-def _source(folder: Path) -> str:
-    """Name the passages of an index by its manifest, which changes with them, or by its file."""
-    return file_checksum(folder / MANIFEST if folder.is_dir() else folder)
 
 
 def _read(path: Path) -> Any:

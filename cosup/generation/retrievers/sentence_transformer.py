@@ -14,8 +14,8 @@ import torch
 from cosup.errors import UsageError
 from cosup.generation.retrieval import TextRetriever
 from cosup.index.build import build_index
-from cosup.index.embed import Progress
 from cosup.index.faiss_index import FaissIndex
+from cosup.index.progress import Progress
 from cosup.model_folder import weights_digest
 from cosup.records import Passage
 
@@ -59,14 +59,12 @@ class SentenceTransformerEmbedder:
         self.fingerprint: str | None = self._fingerprint()
         self.dimension = int(self.embed_queries(["a"]).shape[1])
 
-    def encode_passage(self, text: str) -> list[int]:
-        """Return a text's bytes as ids."""
-        data = text.encode("utf-8")
-        padded = data + bytes(-len(data) % 4)
-        return [len(data), *np.frombuffer(padded, "<u4").tolist()]
+    def encode_passages(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return each text's bytes as ids."""
+        return [_as_ids(text.encode("utf-8")) for text in texts]
 
     def embed_ids(self, batch: list[list[int]]) -> torch.Tensor:
-        """Embed passages that `encode_passage` gave: [len(batch), D] float32, on the CPU."""
+        """Embed passages that `encode_passages` gave: [len(batch), D] float32, on the CPU."""
         texts = [np.array(words, "<u4").tobytes()[:size].decode("utf-8") for size, *words in batch]
         return self._encode(self.model.encode_document, texts, self.passage_prompt)
 
@@ -146,3 +144,7 @@ def _load(source: str, device: str | None) -> Any:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"cannot load a sentence-transformers model from '{source}': {reason}") from error
+
+
+def _as_ids(data: bytes) -> list[int]:
+    return [len(data), *np.frombuffer(data + bytes(-len(data) % 4), "<u4").tolist()]

@@ -1,0 +1,262 @@
+"""The manifest of an index folder (`index.json`): which files make up the index. Its rename is the only commit.
+
+    index.json            this manifest
+    segment-XXXXXXXX/     a part of the corpus; its files never change once a manifest names them
+    .lock                 held by whoever changes the index
+    .partial/             vectors of an embedding that is not done
+
+A change writes new files, then a new manifest in the place of the old. Files that the manifest does not name are what a
+killed change has left; the next change removes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cosup.errors import InputError
+from cosup.index.base import MANIFEST, PARTIAL, damaged, file_checksum
+from cosup.version import __version__
+
+FORMAT = 2
+VERIFIED_ON_LOAD = 64 * 2**20
+"""An index of at most so many bytes is compared with its checksums whenever it is loaded."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file as it was written."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """Describe a file."""
+        return cls(path.stat().st_size, file_checksum(path))
+
+
+@dataclass(frozen=True)
+class StructureRecord:
+    """How a segment is searched without looking at all of it.
+
+    Attributes:
+        type: `ivf-sq`, `ivf-pq` or `hnsw`.
+        effort: lists that a search visits (`nprobe`), or candidates that it keeps (`efSearch`).
+        refine: times 10 or k, whichever is more: so many of the found are compared by their stored vectors.
+        recall: share of the 10 nearest that were found when it was built.
+        queries: that `recall` was measured with.
+        measured_on: what these queries were.
+    """
+
+    type: str
+    effort: int
+    refine: int
+    recall: float
+    queries: int
+    measured_on: str
+
+
+@dataclass(frozen=True)
+class SegmentRecord:
+    """A part of the corpus.
+
+    Attributes:
+        name: of its folder.
+        count: its passages, the deleted among them.
+        deleted: how many are deleted.
+        deleted_file: of their rows; None where there are none.
+        structure: how it is searched; None for exactly.
+        files: by name.
+    """
+
+    name: str
+    count: int
+    deleted: int
+    deleted_file: str | None
+    structure: StructureRecord | None
+    files: Mapping[str, FileRecord]
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """What `index.json` says.
+
+    Attributes:
+        type: `flat`, `ivf-sq`, `ivf-pq` or `hnsw`.
+        asked: what was asked for: a type, or `auto`.
+        reason: why this type.
+        dimension: D.
+        similarity: `cosine` (vectors of unit length) or `inner_product`.
+        vector_dtype: of the stored vectors: `float32` or `float16`.
+        embedder_fingerprint: of the embedder that made the vectors.
+        segments: the parts, in the order of the corpus.
+        cosup_version: that wrote it.
+        format: of the folder.
+    """
+
+    type: str
+    asked: str
+    reason: str
+    dimension: int
+    similarity: str
+    vector_dtype: str
+    embedder_fingerprint: str
+    segments: tuple[SegmentRecord, ...] = field(default=())
+    cosup_version: str = __version__
+    format: int = FORMAT
+
+    @property
+    def count(self) -> int:
+        """Passages that are there."""
+        return sum(s.count - s.deleted for s in self.segments)
+
+    @property
+    def deleted(self) -> int:
+        """Passages that still take room."""
+        return sum(s.deleted for s in self.segments)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of all that it says, the checksums of the files among it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def files(self, folder: Path) -> Iterator[tuple[Path, FileRecord]]:
+        """Yield the path of each file with its record."""
+        for segment in self.segments:
+            for name, record in segment.files.items():
+                yield folder / segment.name / name, record
+
+    def text(self) -> str:
+        """Return the content of `index.json`, with a checksum of itself."""
+        return json.dumps(asdict(self) | {"sha256": self.identity}, indent=2, ensure_ascii=False) + "\n"
+
+    def commit(self, folder: Path) -> None:
+        """Put this manifest in the place of the one in `folder`, at once and for good."""
+        draft = folder / f".{MANIFEST}.{secrets.token_hex(4)}.tmp"
+        try:
+            with draft.open("w", encoding="utf-8", newline="\n") as stream:
+                stream.write(self.text())
+                stream.flush()
+                os.fsync(stream.fileno())
+            draft.replace(folder / MANIFEST)
+        finally:
+            draft.unlink(missing_ok=True)
+        sync_folder(folder)
+
+    @classmethod
+    def read(cls, folder: Path) -> IndexManifest:
+        """Read and check `index.json`; any byte that is not as written is noticed.
+
+        Raises:
+            InputError: the folder or the file is missing, unfinished, damaged, or of another format.
+        """
+        path = folder / MANIFEST
+        if not folder.is_dir():
+            raise InputError("no such index folder; make one with 'cosup index'", folder)
+        if not path.is_file():
+            raise InputError(_what_is_missing(folder), folder)
+        data = path.read_bytes()
+        try:
+            record = json.loads(data.decode("utf-8"))
+        except ValueError as error:
+            raise damaged(path) from error
+        if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+            raise damaged(path)
+        if record["format"] != FORMAT:
+            found = f"an index of format {record['format']}; this cosup reads format {FORMAT}"
+            raise InputError(f"{found}: {_rebuild(folder)}", path)
+        try:
+            manifest = cls._from_record(record)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise damaged(path) from error
+        if manifest.text().encode() != data:
+            raise damaged(path)
+        return manifest
+
+    @classmethod
+    def _from_record(cls, record: Mapping[str, Any]) -> IndexManifest:
+        kept = {f.name: record[f.name] for f in fields(cls)}
+        return cls(**kept | {"segments": tuple(map(_segment, record["segments"]))})
+
+    def check_sizes(self, folder: Path) -> None:
+        """Make sure that every file is there in its size.
+
+        Raises:
+            InputError: names the file that is missing or damaged.
+        """
+        for path, record in self.files(folder):
+            if not path.is_file():
+                raise InputError("missing from the index; run 'cosup index' again", path)
+            if path.stat().st_size != record.size:
+                raise damaged(path)
+
+    def verify(self, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
+        """Compare every file with its checksum and return how many there are, the manifest among them.
+
+        Args:
+            folder: of the index.
+            progress: called after each file with the bytes compared and all bytes.
+
+        Raises:
+            InputError: names the file that is missing or damaged.
+        """
+        self.check_sizes(folder)
+        done, total, count = 0, self.size, 1
+        for path, record in self.files(folder):
+            if file_checksum(path) != record.sha256:
+                raise damaged(path)
+            done, count = done + record.size, count + 1
+            if progress:
+                progress(done, total)
+        return count
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(record.size for segment in self.segments for record in segment.files.values())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_files(folder: Path) -> dict[str, FileRecord]:
+    """Make the files of a folder outlive a loss of power, and return their records by name."""
+    records = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+        records[path.name] = FileRecord.of(path)
+    sync_folder(folder)
+    return records
+
+
+def _segment(record: Mapping[str, Any]) -> SegmentRecord:
+    structure = record["structure"]
+    known = {
+        "structure": None if structure is None else StructureRecord(**structure),
+        "files": {name: FileRecord(**file) for name, file in record["files"].items()},
+    }
+    return SegmentRecord(**{**record, **known})
+
+
+def _what_is_missing(folder: Path) -> str:
+    if any(folder.glob("segment-*")) or (folder / PARTIAL).is_dir():
+        return f"an unfinished index: it has no {MANIFEST} yet; run its 'cosup index' command again to go on"
+    return f"not an index folder: it has no {MANIFEST}; make one with 'cosup index'"
+
+
+def _rebuild(folder: Path) -> str:
+    return f"build it again with 'cosup index --model MODEL --passages PASSAGES --output {folder}'"

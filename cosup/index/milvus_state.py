@@ -1,0 +1,194 @@
+"""What an index in Milvus says of itself, and changes of it that happen whole or not at all.
+
+Beside the collection of an index, `X`, stands `X_state`. Its row `state` holds the record below. Milvus takes one
+message whole or not at all, and what fits into one is written at once. A larger change is first laid down in `X_state`,
+then named in the record (that is the moment it happens), then carried out, and then cleared away. Whoever opens the
+index carries out what is named there once more: to write a row twice is to write it once.
+
+One writer at a time: two that change the same index at once may undo one another's work.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cosup.errors import InputError
+from cosup.index.milvus_client import IDS_AT_ONCE, MOST_BYTES, MOST_ROWS, MilvusConnection, SearchSettings, Table
+from cosup.index.milvus_expressions import FIELDS, Row, in_batches
+from cosup.version import __version__
+
+FORMAT = 1
+RECORD = "state"
+_SUFFIX = "_state"
+_EXACT = SearchSettings("FLAT", {})
+_DELETED = -1  # in place of a number
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change that has happened and may not be carried out yet.
+
+    Attributes:
+        token: begins the ids of its rows.
+        count: of its rows.
+    """
+
+    token: str
+    count: int
+
+
+@dataclass(frozen=True)
+class MilvusState:
+    """What an index says of itself.
+
+    Attributes:
+        embedder_fingerprint: of the embedder that made the vectors.
+        similarity: `cosine` (vectors of unit length) or `inner_product`.
+        dimension: D.
+        search: how Milvus finds neighbours.
+        next_number: every passage's number is smaller; new passages count on from here.
+        version: another after every change.
+        change: what is to be carried out.
+        cosup_version: that built it.
+        format: of this record.
+    """
+
+    embedder_fingerprint: str
+    similarity: str
+    dimension: int
+    search: SearchSettings
+    next_number: int
+    version: str
+    change: Change | None = None
+    cosup_version: str = __version__
+    format: int = FORMAT
+
+    @classmethod
+    def parse(cls, text: str, shown: str) -> MilvusState:
+        """Read a record.
+
+        Raises:
+            InputError: it is damaged or of another format.
+        """
+        try:
+            record = json.loads(text)
+            if record["format"] != FORMAT:
+                found = f"format {record['format']!r}; this cosup reads format {FORMAT}"
+                raise InputError(f"{found}: run 'cosup index' again", shown)
+            change = record.pop("change")
+            search = SearchSettings(**record.pop("search"))
+            return cls(**record, search=search, change=None if change is None else Change(**change))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError("damaged: its record is not what was written; run 'cosup index' again", shown) from error
+
+
+class StateTable:
+    """The collection that stands beside an index.
+
+    Args:
+        connection: to Milvus.
+        collection: of the index.
+        dimension: D; None reads it from the record.
+    """
+
+    def __init__(self, connection: MilvusConnection, collection: str) -> None:
+        self.table = Table(connection, collection + _SUFFIX)
+
+    @classmethod
+    def create(cls, connection: MilvusConnection, collection: str, dimension: int) -> StateTable:
+        """Make it, without a record."""
+        connection.create(collection + _SUFFIX, dimension).serve(_EXACT)
+        return cls(connection, collection)
+
+    @classmethod
+    def is_there(cls, connection: MilvusConnection, collection: str) -> bool:
+        """Whether a collection has one: whether it is an index of cosup's."""
+        return bool(connection.call("has_collection", collection + _SUFFIX))
+
+    def read(self) -> MilvusState:
+        """Return the record.
+
+        Raises:
+            InputError: there is none, or it is damaged or of another format.
+        """
+        shown = self.table.connection.place.shown
+        rows = self.table.get([RECORD], ["text"])
+        return MilvusState.parse(rows[0]["text"] if rows else "", shown)
+
+    def write(self, state: MilvusState) -> None:
+        """Put a record in the place of the old one, at once."""
+        self.table.upsert([_plain_row(RECORD, state.dimension) | {"text": json.dumps(asdict(state))}])
+
+    def change(self, main: Table, state: MilvusState, rows: Sequence[Row], deleted: Sequence[str]) -> MilvusState:
+        """Write rows and take others out, all of it or nothing, and return the new state.
+
+        Args:
+            main: the index's collection.
+            state: as it is to be afterwards.
+            rows: to be added, or put in the place of those with the same ids.
+            deleted: ids to be taken out.
+        """
+        self._clear()
+        small = len(rows) + len(deleted) <= MOST_ROWS and len(list(in_batches(rows, MOST_ROWS, MOST_BYTES))) <= 1
+        if small and not (rows and deleted) and len(deleted) <= IDS_AT_ONCE:
+            self.write(state)
+            _carry_out(main, rows, deleted)
+            return state
+        change = Change(secrets.token_hex(8), len(rows) + len(deleted))
+        gone = [_plain_row(i, state.dimension) | {"number": _DELETED} for i in deleted]
+        self.table.insert([_noted(row, change, place) for place, row in enumerate([*rows, *gone])])
+        self.write(replace(state, change=change))
+        return self.finish(main, replace(state, change=change))
+
+    def finish(self, main: Table, state: MilvusState) -> MilvusState:
+        """Carry out what the record names, if anything, and return the state without it."""
+        if state.change is None:
+            return state
+        for start in range(0, state.change.count, MOST_ROWS):
+            places = range(start, min(start + MOST_ROWS, state.change.count))
+            ids = [f"{state.change.token}:{place}" for place in places]
+            noted = [_as_it_was(row) for row in self.table.get(ids, [*FIELDS, "vector"])]
+            if len(noted) < len(ids):
+                raise InputError(
+                    "damaged: a change of it is not whole; run 'cosup index' again", main.connection.place.shown
+                )
+            gone = [row["id"] for row in noted if row["number"] == _DELETED]
+            _carry_out(main, [row for row in noted if row["number"] != _DELETED], gone)
+        done = replace(state, change=None)
+        self.write(done)
+        self._clear()
+        return done
+
+    def _clear(self) -> None:
+        """Take away rows of changes that are carried out, or that never happened."""
+        while rows := self.table.where(f'id != "{RECORD}"', ["id"]):
+            self.table.delete([row["id"] for row in rows])
+
+
+def _carry_out(main: Table, rows: Sequence[Row], deleted: Sequence[str]) -> None:
+    if rows:
+        main.upsert(rows)
+    if deleted:
+        main.delete(deleted)
+
+
+def _plain_row(row_id: str, dimension: int) -> Row:
+    vector = np.zeros(dimension, dtype=np.float32)
+    return {"id": row_id, "number": 0, "title": "", "text": "", "vector": vector, "metadata": {}}
+
+
+def _noted(row: Row, change: Change, place: int) -> Row:
+    """Return the row under which a row of a change is laid down."""
+    own: dict[str, Any] = {"id": row["id"], "number": row["number"], "metadata": row["metadata"]}
+    return row | {"id": f"{change.token}:{place}", "number": place, "metadata": own}
+
+
+def _as_it_was(noted: Row) -> Row:
+    own = noted["metadata"]
+    return noted | {"id": own["id"], "number": own["number"], "metadata": own["metadata"]}
