@@ -156,8 +156,8 @@ def search(record: Record) -> list[str]:
         "",
         f"Corpora drawn from a model of real vectors (`{own['embeddings']}`: mean, {own['factors']} leading "
         f"directions, even noise); {own['queries']} held-out real vectors, moved by {own['moved']:g} of the spread, "
-        f"each searched by itself; stored as {own['vector_dtype']}; {own['threads']} threads. Memory is that of a fresh process, "
-        "mapped files included; recall is against exact search.",
+        f"each searched by itself; stored as {own['vector_dtype']}; {own['threads']} threads. Memory is that of a "
+        "fresh process, mapped files included; recall is against exact search.",
         "",
         *retrieval.table(record),
     ]
