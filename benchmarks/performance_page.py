@@ -3,7 +3,8 @@
     python benchmarks/performance_page.py --records runs/performance
 
 Reads `training.json` (training.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json`
-(gpu_training.py) and `two_nodes.json` (two_nodes.py); a section whose record is not there is left out.
+(gpu_training.py), `two_nodes.json` (two_nodes.py) and `retrieval.json` (retrieval.py); a section whose record is not
+there is left out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import retrieval
 from training import table
 
 Record = Mapping[str, Any]
@@ -146,6 +148,31 @@ def two_nodes(record: Record) -> list[str]:
     ]
 
 
+def search(record: Record) -> list[str]:
+    """Search at several sizes, and how it grows."""
+    own = record["settings"]
+    lines = [
+        "## Search among many passages",
+        "",
+        f"Corpora drawn from a model of real vectors (`{own['embeddings']}`: mean, {own['factors']} leading "
+        f"directions, even noise); {own['queries']} held-out real vectors, moved by {own['moved']:g} of the spread, "
+        f"each searched by itself; stored as {own['vector_dtype']}; {own['threads']} threads. Memory is that of a "
+        "fresh process, mapped files included; recall is against exact search.",
+        "",
+        *retrieval.table(record),
+    ]
+    if "growth" in record:
+        found = record["growth"]
+        build, median = found["build_seconds"], found["median_ms"]
+        lines += [
+            "",
+            f"Extrapolated from these sizes, at {record['growth_to']:,} passages: {build['value'] / 60:.0f} minutes to "
+            f"build (n^{build['exponent']:.2f}), {median['value']:.1f} ms a search (n^{median['exponent']:.2f}), "
+            f"{found['resident_gb']['value']:.1f} GB resident, {found['disk_gb']['value']:.0f} GB on disk.",
+        ]
+    return lines + origin(record)
+
+
 SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "training": training,
     "gpu_mfu": mfu,
@@ -153,6 +180,7 @@ SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "gpu_lora_memory": lora_memory,
     "lora_memory": lora_memory,
     "two_nodes": two_nodes,
+    "retrieval": search,
 }
 
 

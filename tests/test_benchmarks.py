@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import
 
 import gpu_training
 import performance_page
+import retrieval as retrieval_benchmark
 import training as training_benchmark
 import two_nodes
 import yardstick
@@ -385,6 +387,72 @@ def test_two_namespaces_join_and_nothing_is_left() -> None:
     assert "cosup-" not in left
 
 
+# -- benchmarks/retrieval.py -------------------------------------------------------------------------------------------
+
+
+def real_vectors(count: int = 4000) -> np.ndarray:
+    """Vectors of 24 dimensions that lie near a plane of 6."""
+    random = np.random.default_rng(0)
+    along = random.normal(size=(count, 6)) @ random.normal(size=(6, 24))
+    return (along + 3 + 0.1 * random.normal(size=(count, 24))).astype(np.float32)
+
+
+def test_drawn_vectors_have_the_mean_and_the_covariance_of_the_real_ones() -> None:
+    real = real_vectors()
+    world = retrieval_benchmark.World.fit(real, 6)
+    drawn = world.mean + world.deviations(100_000, np.random.default_rng(1))
+    np.testing.assert_allclose(drawn.mean(axis=0), real.mean(axis=0), atol=0.05)
+    expected = np.cov(real.T)
+    assert np.linalg.norm(np.cov(drawn.T) - expected) < 0.05 * np.linalg.norm(expected)
+    assert world.noise == pytest.approx(0.1 * math.sqrt(18 / 24), rel=0.1)
+    np.testing.assert_allclose(np.linalg.norm(world.draw(5, np.random.default_rng(2)), axis=1), 1, rtol=1e-5)
+
+
+def retrieval_setting(folder: Path, **more: Any) -> Any:
+    np.save(folder / "real.npy", real_vectors(400))
+    return retrieval_benchmark.Setting(str(folder / "real.npy"), queries=40, factors=6, threads=1, **more)
+
+
+def test_queries_are_held_out_and_near_real_vectors(tmp_path: Path) -> None:
+    setting = retrieval_setting(tmp_path, moved=0.0)
+    _, queries = retrieval_benchmark.split(setting)
+    real = retrieval_benchmark.unit(real_vectors(400))
+    assert np.sort((queries @ real.T).max(axis=1))[0] == pytest.approx(1.0, abs=1e-5)
+    fitted = retrieval_benchmark.World.fit(
+        retrieval_benchmark.unit(np.delete(real, (queries @ real.T).argmax(axis=1), axis=0)), 6
+    )
+    np.testing.assert_allclose(retrieval_benchmark.split(setting)[0].mean, fitted.mean, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf-sq"])
+def test_a_size_is_built_and_searched_in_fresh_processes(tmp_path: Path, kind: str) -> None:
+    found = retrieval_benchmark.measure(retrieval_setting(tmp_path, index_type=kind), 3000, tmp_path)
+    assert (found["passages"], found["type"]) == (3000, kind)
+    assert found["recall"] == 1.0 if kind == "flat" else found["recall"] > 0.9
+    assert 0 < found["median_ms"] <= found["p95_ms"] < 1000
+    assert 0.01 < found["resident_gb"] < 1.0  # neither torch nor the passages
+    assert found["disk_gb"] > 3000 * 24 * 2 / 1e9
+    assert [p.name for p in tmp_path.iterdir()] == ["real.npy"]
+
+
+RETRIEVAL = {
+    "runs": [
+        {
+            "passages": size, "type": "ivf-pq", "build_seconds": size / 1e4, "disk_gb": size * 2e-6, "recall": 0.97,
+            "resident_gb": 0.1 + size * 1e-7, "median_ms": math.sqrt(size) / 100, "p95_ms": 20.0,
+        }
+        for size in (100_000, 300_000, 1_000_000)
+    ],
+}  # fmt: skip
+
+
+def test_growth_is_extrapolated_from_the_sizes() -> None:
+    found = retrieval_benchmark.growth(RETRIEVAL["runs"], 30_000_000)
+    assert found["build_seconds"] == pytest.approx({"value": 3000.0, "exponent": 1.0})
+    assert found["median_ms"] == pytest.approx({"value": math.sqrt(3e7) / 100, "exponent": 0.5})
+    assert found["resident_gb"] == pytest.approx({"value": 3.1, "a_passage": 100.0})
+
+
 # -- benchmarks/performance_page.py ------------------------------------------------------------------------------------
 
 
@@ -408,14 +476,20 @@ def test_the_page_has_a_section_for_each_record_and_no_other(base: str) -> None:
         "gpu_mfu": mfu | origin(),
         "lora_memory": lora | origin(),
         "two_nodes": nodes | origin(),
+        "retrieval": RETRIEVAL
+        | {"settings": asdict(retrieval_benchmark.Setting("real.npy")), "growth_to": 30_000_000}
+        | {"growth": retrieval_benchmark.growth(RETRIEVAL["runs"])}
+        | origin(),
     }
     text = performance_page.page(records)
-    assert text.count("\n## ") == 4
+    assert text.count("\n## ") == 5
+    assert "| 1,000,000 | ivf-pq | 100 | 2.00 | 0.20 | 0.970 | 10.00 | 20.00 |" in text
+    assert "at 30,000,000 passages: 50 minutes to build (n^1.00), 54.8 ms a search (n^0.50), 3.1 GB resident" in text
     assert "| cosup | 1100 | 25.0% | 3.00 | 4.900 | 5.50x | 0.30x |" in text
     assert "| 50000 | 400.0 | 800.0 | 50.0% | 70.0 |" in text
     assert "| 10.00 | 4.00 | 0.40 |" in text
     assert "20 steps: equal." in text
-    assert text.count("Commit abc1234; a machine; torch 2.13.0, transformers 5.23.0.") == 4
+    assert text.count("Commit abc1234; a machine; torch 2.13.0, transformers 5.23.0.") == 5
     assert "negatives" not in text
     assert performance_page.page({"two_nodes": records["two_nodes"]}).count("\n## ") == 1
 

@@ -353,3 +353,24 @@ def test_building_and_reading_stay_far_below_the_size_of_the_file(tmp_path: Path
     assert size > 32e6
     assert (count, found) == (8_000, 8_000 * len(text))
     assert grown < size / 4
+
+
+# -- written rather than built ----------------------------------------------------------------------------------------
+
+
+def test_a_written_store_stands_by_itself_and_can_be_moved(tmp_path: Path) -> None:
+    written = PassageStore.write(iter(PASSAGES), tmp_path / "store")
+    (tmp_path / "store").rename(tmp_path / "moved")
+    for store in (written, PassageStore(tmp_path / "moved")):
+        assert list(store.in_order()) == PASSAGES
+        assert store["p17"] == PASSAGES[17]
+        assert "p999" not in store
+
+
+def test_a_store_of_no_passages_or_of_equal_ids_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found no records; expected at least one passage"):
+        PassageStore.write([], tmp_path / "store")
+    with pytest.raises(InputError, match="the corpus: passage 4: id 'p1' again, after passage 2"):
+        PassageStore.write([*PASSAGES[:3], PASSAGES[1]], tmp_path / "store")
+    with pytest.raises(InputError, match="no whole passage store"):
+        PassageStore(tmp_path / "store")
