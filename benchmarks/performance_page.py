@@ -2,8 +2,9 @@
 
     python benchmarks/performance_page.py --records runs/performance
 
-Reads `training.json` (training.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json`
-(gpu_training.py) and `two_nodes.json` (two_nodes.py); a section whose record is not there is left out.
+Reads `training.json` (training.py), `embedding.json` and `embedding_small.json` (embedding.py), `gpu_mfu.json`,
+`gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json` (gpu_training.py) and `two_nodes.json` (two_nodes.py); a
+section whose record is not there is left out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from embedding import table as embedding_table
 from training import table
 
 Record = Mapping[str, Any]
@@ -72,6 +74,29 @@ def training(record: Record) -> list[str]:
     if ratios:
         lines += ["", f"Held-out loss over the baseline's: {'; '.join(ratios)}."]
     return lines + origin(record)
+
+
+def embedding(record: Record) -> list[str]:
+    """From passages to vectors."""
+    own = record["settings"]
+    layouts = ", ".join(f"{name} {rate:.0f}" for name, rate in record["layouts"].items())
+    return [
+        f"## Embedding a corpus with `{own['model']}`",
+        "",
+        f"{record['passages']:,} passages of `{own['passages']}` ({record['tokens']:,} real tokens), {own['dtype']}, "
+        f"{own['threads']} threads, {own['device']}; medians over {own['rounds']} rounds. `bare` is "
+        "the embedder's forward pass alone on the same length-sorted batches; cosup reads passages from disk, "
+        "tokenises, embeds and writes shards; SentenceTransformer encodes the same folder and texts "
+        f"({own['st_batch_size']} a batch).",
+        "",
+        *embedding_table(record),
+        "",
+        f"In the processor's time: {record['ratio_bare_processor']:.2f}x of the bare pass, "
+        f"{record['ratio_sentence_transformers_processor']:.2f}x of SentenceTransformer. The bare pass by layout, real "
+        f"tokens/s: {layouts}. Largest difference between the two libraries' vectors: "
+        f"{record['largest_difference']:.1e}.",
+        *origin(record),
+    ]
 
 
 def mfu(record: Record) -> list[str]:
@@ -148,6 +173,8 @@ def two_nodes(record: Record) -> list[str]:
 
 SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "training": training,
+    "embedding": embedding,
+    "embedding_small": embedding,
     "gpu_mfu": mfu,
     "gpu_gradcache": gradcache,
     "gpu_lora_memory": lora_memory,
