@@ -3,8 +3,8 @@
     python benchmarks/performance_page.py --records runs/performance
 
 Reads `training.json` (training.py), `embedding.json` and `embedding_small.json` (embedding.py), `gpu_mfu.json`,
-`gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json` (gpu_training.py) and `two_nodes.json` (two_nodes.py); a
-section whose record is not there is left out.
+`gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json` (gpu_training.py) and `two_nodes.json` (two_nodes.py);
+a section whose record is not there is left out.
 """
 
 from __future__ import annotations
