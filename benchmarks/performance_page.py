@@ -2,9 +2,9 @@
 
     python benchmarks/performance_page.py --records runs/performance
 
-Reads `training.json` (training.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json`
-(gpu_training.py), `two_nodes.json` (two_nodes.py) and `retrieval.json` (retrieval.py); a section whose record is not
-there is left out.
+Reads `training.json` and `training_loss.json` (training.py), `embedding.json` and `embedding_small.json` (embedding.py), `gpu_mfu.json`,
+`gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json` (gpu_training.py), `two_nodes.json` (two_nodes.py) and
+`retrieval.json` (retrieval.py); a section whose record is not there is left out.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import retrieval
+from embedding import table as embedding_table
 from training import table
 
 Record = Mapping[str, Any]
@@ -73,6 +74,50 @@ def training(record: Record) -> list[str]:
     ratios = [f"{title}: {record[name]:.3f}" for name, title in named.items() if name in record]
     if ratios:
         lines += ["", f"Held-out loss over the baseline's: {'; '.join(ratios)}."]
+    return lines + origin(record)
+
+
+def embedding(record: Record) -> list[str]:
+    """From passages to vectors."""
+    own = record["settings"]
+    layouts = ", ".join(f"{name} {rate:.0f}" for name, rate in record["layouts"].items())
+    return [
+        f"## Embedding a corpus with `{own['model']}`",
+        "",
+        f"{record['passages']:,} passages of `{own['passages']}` ({record['tokens']:,} real tokens), {own['dtype']}, "
+        f"{own['threads']} threads, {own['device']}; medians over {own['rounds']} rounds. `bare` is "
+        "the embedder's forward pass alone on the same length-sorted batches; cosup reads passages from disk, "
+        "tokenises, embeds and writes shards; SentenceTransformer encodes the same folder and texts "
+        f"({own['st_batch_size']} a batch).",
+        "",
+        *embedding_table(record),
+        "",
+        f"In the processor's time: {record['ratio_bare_processor']:.2f}x of the bare pass, "
+        f"{record['ratio_sentence_transformers_processor']:.2f}x of SentenceTransformer. The bare pass by layout, real "
+        f"tokens/s: {layouts}. Largest difference between the two libraries' vectors: "
+        f"{record['largest_difference']:.1e}.",
+        *origin(record),
+    ]
+
+
+def training_loss(record: Record) -> list[str]:
+    """The loss of the same three after more steps; the machine was shared, so no rate is told."""
+    steps = record["settings"]["steps"]
+    lines = [
+        f"## Held-out loss after {steps} steps",
+        "",
+        "As above, but run beside other work and on one thread: losses depend on neither, rates do and are left out.",
+        "",
+        "| run | held-out loss | over the baseline's | peak memory, GB |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, suffix in (("baseline", None), ("cosup", ""), ("cosup_same_supervision", "_same_supervision")):
+        if name in record:
+            ratio = 1.0 if suffix is None else record[f"loss_ratio{suffix}"]
+            own = record[name]
+            lines.append(
+                f"| {name.replace('_', ' ')} | {own['loss']:.3f} | {ratio:.3f} | {own['peak_memory_gb']:.2f} |"
+            )
     return lines + origin(record)
 
 
@@ -175,6 +220,9 @@ def search(record: Record) -> list[str]:
 
 SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "training": training,
+    "training_loss": training_loss,
+    "embedding": embedding,
+    "embedding_small": embedding,
     "gpu_mfu": mfu,
     "gpu_gradcache": gradcache,
     "gpu_lora_memory": lora_memory,

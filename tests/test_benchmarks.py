@@ -21,10 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosup.data.atlas import build_atlas
 from cosup.data.encoding import EncodedExample, Kind
 from cosup.data.writing import write_jsonl
-from tests.pairs import BY_ID, EXAMPLES, encoder, pair
+from tests.pairs import BY_ID, EXAMPLES, TinyWorld, encoder, pair
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import one another as scripts do
 
+import embedding as embedding_benchmark
 import gpu_training
 import performance_page
 import retrieval as retrieval_benchmark
@@ -256,6 +257,35 @@ def test_each_run_gets_a_process_of_its_own(small: training_benchmark.Setting) -
     found = training_benchmark.in_own_process("baseline", replace(small, steps=2))
     assert len(found["rates"]) == 1
     assert found["tokens_per_second"] == found["rates"][0] > 0
+
+
+# -- benchmarks/embedding.py -------------------------------------------------------------------------------------------
+
+
+def test_embedding_ratios_are_medians_of_rounds_the_right_way_round() -> None:
+    def rounds(*seconds: float) -> list[dict[str, float]]:
+        return [{"seconds": s, "processor_seconds": 2 * s} for s in seconds]
+
+    runs = {"bare": rounds(9, 18, 9), "cosup": rounds(10, 20, 90), "sentence_transformers": rounds(20, 30, 90)}
+    found = embedding_benchmark.summary(runs, tokens=1000, count=100)
+    assert found["ratio_bare"] == found["ratio_bare_processor"] == pytest.approx(0.9)
+    assert found["ratio_sentence_transformers"] == pytest.approx(1.5)
+    assert found["cosup"] == {"tokens_per_second": 50.0, "passages_per_second": 5.0}
+
+
+def embedding_record(model: Path, passages: Path) -> dict[str, Any]:
+    own = embedding_benchmark.Setting(str(model), str(passages), count=40, rounds=2, threads=1)
+    return {"settings": embedding_benchmark._shown(own)} | embedding_benchmark.measure(own)
+
+
+def test_the_sides_of_embedding_make_the_same_vectors(tiny_world: TinyWorld) -> None:
+    record = embedding_record(tiny_world.model, tiny_world.passages)
+    assert record["passages"] == 40
+    assert record["largest_difference"] < 1e-5
+    assert set(record["layouts"]) == {"padded", "packed"}
+    text = performance_page.page({"embedding": record | origin()})
+    assert f"| cosup | {record['cosup']['tokens_per_second']:.0f} | " in text
+    assert "40 passages of `passages.jsonl`" in text
 
 
 # -- benchmarks/gpu_training.py ----------------------------------------------------------------------------------------
