@@ -307,7 +307,6 @@ class SlotCache(Cache):
         self._own = [SlotLayer(self) for _ in range(layers)]
         super().__init__(layers=list(self._own))
 
-    @torch.inference_mode()  # what was stored in that mode can be changed in it alone
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of a slot to another."""
         for layer in self._own:

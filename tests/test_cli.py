@@ -295,6 +295,13 @@ def test_a_finished_training_is_not_done_again(cosup: Cosup, tiny_world: TinyWor
     assert "another recipe" in cosup.refused("train", path, "--max_steps", 2)
 
 
+def without_scores(path: Path) -> list[dict[str, Any]]:
+    """Read predictions; scores are rounded: their last digits depend on what shared the generator's steps."""
+    return json.loads(
+        f"[{','.join(path.read_text(encoding='utf-8').splitlines())}]", parse_float=lambda text: round(float(text), 4)
+    )  # type: ignore[no-any-return]
+
+
 def test_generating_goes_on_after_an_interruption(
     cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,7 +327,7 @@ def test_generating_goes_on_after_an_interruption(
     assert "differs in settings.seed" in cosup.refused(*words, "--output", halved, "--seed", "3")
     done = cosup(*words, "--output", halved)
     assert done.out == f"{halved}  12 predictions\n"
-    assert halved.read_bytes() == whole.read_bytes()
+    assert without_scores(halved) == without_scores(whole)
     assert tree(tmp_path) == {"whole.jsonl", "halved.jsonl"}
 
 

@@ -51,7 +51,7 @@ FIELDS = {
     "RetrievalSegment": ("passage_id", "claim"),
     "Example": ("id", "prompt", "output", "negatives", "instruction"),
     "Hit": ("passage_id", "score"),
-    "Retrieval": ("position", "hits"),
+    "Retrieval": ("position", "hits", "read"),
     "Citation": ("n", "passage_id", "claim", "start", "end", "score"),
     "Answer": ("id", "question", "text", "answer", "segments", "citations", "retrievals", "finish_reason"),
 }

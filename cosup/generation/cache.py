@@ -180,7 +180,6 @@ class PaddedRows(RowCache):
         self.mask[row] = self.mask[row] * (seen <= start)
         self.lengths[row] = min(start, self.lengths[row])
 
-    @torch.inference_mode()
     def _select(self, rows: Sequence[int]) -> None:
         index = torch.tensor(rows, dtype=torch.long, device=self.mask.device)
         self._each(lambda states: states.index_select(0, index) if len(states) else states)

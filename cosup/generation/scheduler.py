@@ -71,6 +71,7 @@ class Scheduler:
         """Let a row wait for its place."""
         self.waiting.append(row)
 
+    @torch.inference_mode()  # as `step`: what was stored in that mode can be changed in it alone
     def cancel(self, row: Row) -> None:
         """Take a row out, wherever it is; its place is free at once."""
         if row in self.waiting:

@@ -44,7 +44,7 @@ SQ_UP_TO = 500_000
 
 RECALL_AT = 10
 WANTED_RECALL = 0.95
-_AIM = 0.97  # while tuning: real queries are farther from the passages than those that can be made from them
+_AIM = 0.96  # while tuning: real queries are farther from the passages than those that can be made from them
 _REFINES = (1, 2, 4, 8, 16, 32)
 _TUNING_QUERIES = 256
 _NUDGE = 0.7  # of the distance between two passages: how far a tuning query is from its passage
@@ -229,12 +229,12 @@ def _first(
 
 
 def _efforts(structure: Structure, type_name: str) -> list[int]:
-    """Return the efforts to try, each half as much again as the one before."""
+    """Return the efforts to try, each a quarter more than the one before."""
     most = 2048 if type_name == "hnsw" else structure._index.nlist
     first = 32 if type_name == "hnsw" else 1
     efforts = [first]
     while efforts[-1] < most:
-        efforts.append(min(most, math.ceil(efforts[-1] * 1.4)))
+        efforts.append(min(most, math.ceil(efforts[-1] * 1.25)))
     return efforts
 
 

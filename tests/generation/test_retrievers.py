@@ -329,7 +329,7 @@ def test_an_index_of_another_model_or_of_other_prompts_is_refused(st_folder: str
 def test_embedding_goes_on_after_an_interruption(
     st_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cosup.index.embed.embed_corpus.__defaults__", (64, 4, None))
+    small = EmbedOptions(tokens_per_batch=64, shard_size=4)
     embedder = SentenceTransformerEmbedder(st_folder, device="cpu")
     embedded: list[int] = []
     embed = embedder.embed_ids
@@ -343,9 +343,9 @@ def test_embedding_goes_on_after_an_interruption(
 
     monkeypatch.setattr(embedder, "embed_ids", counting)
     with pytest.raises(KeyboardInterrupt):
-        SentenceTransformerRetriever.build(embedder, CORPUS, tmp_path / "index")
+        SentenceTransformerRetriever.build(embedder, CORPUS, tmp_path / "index", options=small)
     before = sum(embedded)
-    retriever = SentenceTransformerRetriever.build(embedder, CORPUS, tmp_path / "index")
+    retriever = SentenceTransformerRetriever.build(embedder, CORPUS, tmp_path / "index", options=small)
     assert before == 8
     assert sum(embedded) == len(CORPUS)
     fresh = SentenceTransformerRetriever.build(embedder, CORPUS, tmp_path / "fresh")
@@ -486,6 +486,7 @@ def test_a_pair_that_asks_by_text_retrieves_for_another(known: Known, st_folder:
     joined = join(generator, st_folder, tmp_path / "model").folder
     pair = CoSupervisedModel.from_pretrained(joined)
     from cosup.index.build import build_index
+from cosup.index.embed import EmbedOptions
 
     index = build_index(pair, pairs.PASSAGES, tmp_path / "index", "cosine")
     choice = RetrieverChoice(f"separate:{joined}", "question")

@@ -14,8 +14,10 @@ import torch
 from cosup.errors import UsageError
 from cosup.generation.retrieval import TextRetriever
 from cosup.index.build import build_index
+from cosup.index.embed import EmbedOptions
 from cosup.index.faiss_index import FaissIndex
 from cosup.index.progress import Progress
+from cosup.index.structures import IndexSettings
 from cosup.model_folder import weights_digest
 from cosup.records import Passage
 
@@ -103,6 +105,7 @@ class SentenceTransformerRetriever(TextRetriever):
         folder: str | Path,
         query: str = "text",
         progress: Progress | None = None,
+        options: EmbedOptions | None = None,
     ) -> SentenceTransformerRetriever:
         """Embed passages into an exact index; the same call goes on after an interruption.
 
@@ -112,12 +115,15 @@ class SentenceTransformerRetriever(TextRetriever):
             folder: index folder to write.
             query: as above.
             progress: called after each batch.
+            options: how to embed.
 
         Raises:
             InputError: no passages, or two with one id.
             UsageError: `folder` cannot be used.
         """
-        return cls(embedder, build_index(embedder, passages, folder, embedder.similarity, progress), query)
+        exact = IndexSettings("flat")
+        index = build_index(embedder, passages, folder, embedder.similarity, progress, exact, options)
+        return cls(embedder, index, query)
 
     @classmethod
     def load(
