@@ -33,6 +33,7 @@ from cosup.generation.retrievers.bm25 import BM25Retriever, is_current
 from cosup.generation.retrievers.opening import RetrieverChoice, open_retriever
 from cosup.generation.retrievers.sentence_transformer import SentenceTransformerEmbedder, SentenceTransformerRetriever
 from cosup.generation.settings import GenerationSettings
+from cosup.index.embed import EmbedOptions
 from cosup.index.faiss_index import FaissIndex
 from cosup.index.filters import Filter
 from cosup.modeling import CoSupervisedModel
@@ -486,7 +487,6 @@ def test_a_pair_that_asks_by_text_retrieves_for_another(known: Known, st_folder:
     joined = join(generator, st_folder, tmp_path / "model").folder
     pair = CoSupervisedModel.from_pretrained(joined)
     from cosup.index.build import build_index
-from cosup.index.embed import EmbedOptions
 
     index = build_index(pair, pairs.PASSAGES, tmp_path / "index", "cosine")
     choice = RetrieverChoice(f"separate:{joined}", "question")
