@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import distributed
 from transformers import TrainingArguments
 
 from cosup.errors import UsageError, did_you_mean
@@ -54,6 +57,7 @@ _AT_LEAST = {
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "max_steps": -1,
+    "ddp_timeout": 1,
     "seed": 0,
 }
 
@@ -163,11 +167,21 @@ class CoSupervisionConfig(TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments takes bf16 on a CPU only where the CPU is asked for
         self._name_checkpointing()
+        self._meet()
         super().__post_init__()  # type: ignore[no-untyped-call]
         if self.nsp_batch_size is not None and not self.grad_cache:
             raise UsageError("nsp_batch_size needs grad_cache; leave out one of them")
         if self.muon_learning_rate is not None and self.fsdp:
             raise UsageError("muon_learning_rate needs whole matrices; it cannot be used with fsdp")
+
+    def _meet(self) -> None:
+        """Join the other processes of a run on CPUs under its `ddp_timeout`, which transformers keeps for accelerators.
+
+        Without it one process that hangs would let the others wait for half an hour.
+        """
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+        if self.use_cpu and several and not distributed.is_initialized():
+            distributed.init_process_group(self.ddp_backend or "gloo", timeout=timedelta(seconds=self.ddp_timeout))
 
     def _name_checkpointing(self) -> None:
         """Take either name of activation checkpointing; transformers changed it between 5.17 and 5.23."""

@@ -84,6 +84,15 @@ def wait_for(found: Callable[[], bool], processes: Sequence[subprocess.Popen[str
         time.sleep(0.01)
 
 
+def end(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """End processes that a test may have left, stopped ones too."""
+    for process in processes:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return the weights of a model folder."""
     return CoSupervisedModel.from_pretrained(folder).state_dict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,9 +20,9 @@ from cosup.modeling import CoSupervisedModel
 from cosup.training.config import PRESETS
 from cosup.training.recipe import parse_recipe
 from cosup.training.run import train
-from tests import pairs
+from cosup.training.saving import last_complete_checkpoint
 from tests.training import worker
-from tests.training.runs import recipe_of, start_two, torchrun, wait_for, weights, write_world
+from tests.training.runs import end, recipe_of, start_two, torchrun, wait_for, weights, write_world
 
 pytestmark = pytest.mark.distributed
 
@@ -175,11 +176,31 @@ def test_what_is_left_of_a_run_says_that_it_lost_a_process(tmp_path: Path) -> No
         both[1].communicate()
         said, _ = both[0].communicate(timeout=120)
     finally:
-        for process in both:
-            process.kill()
+        end(both)
     assert both[0].returncode == 1
     assert "error: process 0 of the run lost another one" in said
     assert "Traceback" not in said
+
+
+def test_a_process_that_hangs_ends_the_others_within_the_timeout(tmp_path: Path) -> None:
+    """Stopped and not dead, it keeps its connections: only `ddp_timeout` tells the other one."""
+    folder = tmp_path / "run"
+    recipe = recipe_of(write_world(tmp_path), folder, max_steps=100_000, save_total_limit=1, ddp_timeout=20)
+    both = start_two(recipe, tmp_path)
+    try:
+        wait_for(lambda: any(folder.glob("checkpoint-*")), both)
+        both[1].send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        said, _ = both[0].communicate(timeout=120)
+        took = time.monotonic() - began
+    finally:
+        end(both)
+    assert both[0].returncode == 1
+    assert took < 60
+    assert len([line for line in said.splitlines() if line.startswith("error:")]) == 1
+    assert "error: process 0 of the run lost another one (" in said
+    assert "Traceback" not in said
+    assert last_complete_checkpoint(folder) is not None
 
 
 def test_a_run_goes_on_with_another_number_of_devices_by_its_command(tmp_path: Path) -> None:
