@@ -140,10 +140,18 @@ class CoSupervisedModel(Pair):
             model = cls.from_base(wanted.generator, wanted.embedder, settings, adapters=wanted.lora, dtype=dtype)
         except UsageError as error:
             raise UsageError(f"{folder} holds adapters, and their base is missing: {error}") from error
-        assert model.base is not None
-        if dtype in (torch.float32, torch.bfloat16) and model.base.digests != wanted.digests:
-            raise InputError(f"'{wanted.generator}' is not the base that the adapters were trained on", folder)
+        model._check_base(wanted, folder)
         return model
+
+    def _check_base(self, wanted: Base, folder: Path) -> None:
+        """Refuse adapters that were trained on other weights than this pair's; digests are of two types alone."""
+        assert self.base is not None
+        if self.generator.dtype not in (torch.float32, torch.bfloat16):
+            return
+        names = (wanted.generator, wanted.embedder if wanted.embedder != SHARED else wanted.generator)
+        for name, theirs, ours in zip(names, wanted.digests, self.base.digests, strict=True):
+            if theirs != ours:
+                raise InputError(f"'{name}' is not the base that the adapters were trained on", folder)
 
     def load_weights(self, folder: str | Path) -> None:
         """Put the weights of a model folder into this pair, in place (resume, best checkpoint).
@@ -151,7 +159,8 @@ class CoSupervisedModel(Pair):
         The pair may be sharded by FSDP2; every device then calls this.
 
         Raises:
-            InputError: the folder holds another kind of pair, or its weights don't fit.
+            InputError: the folder holds another kind of pair, its weights don't fit, or its adapters were trained on
+                other weights than this pair stands on.
         """
         folder = Path(folder)
         record = read_model_record(folder)
@@ -160,6 +169,7 @@ class CoSupervisedModel(Pair):
             theirs, ours = _describe(*found), _describe(self._pairing, self.base is not None)
             raise InputError(f"it holds {theirs}, and this is {ours}", folder)
         if self.base is not None:
+            self._check_base(Base.of(record, folder / "cosup.json"), folder)
             state, settings = self._trained_state(folder, record), settings_of(record)
         else:
             other = type(self).from_pretrained(folder, self.generator.dtype)
