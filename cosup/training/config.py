@@ -29,7 +29,14 @@ UNSUPPORTED = (
     "push_to_hub",
     "torch_empty_cache_steps",
     "auto_find_batch_size",
+    "resume_from_checkpoint",  # a run goes on by itself from its newest whole checkpoint
+    "bf16_full_eval",  # evaluation is cosup's own
+    "fp16_full_eval",
+    "prediction_loss_only",
+    "batch_eval_metrics",
+    "include_for_metrics",
 )
+_OF_NSP = ("nsp_batch_size", "hard_negatives", "symmetric_nsp", "mask_same_answer", "learn_temperature")
 _OPTIONAL = (
     "embedder_learning_rate",
     "muon_learning_rate",
@@ -169,6 +176,9 @@ class CoSupervisionConfig(TrainingArguments):
         self._name_checkpointing()
         self._meet()
         super().__post_init__()  # type: ignore[no-untyped-call]
+        idle = None if self.trains_nsp else next((name for name in _OF_NSP if getattr(self, name)), None)
+        if idle is not None:
+            raise UsageError(f"{idle} is for retrieval, which supervision 'ntp' does not train; leave out one of them")
         if self.nsp_batch_size is not None and not self.grad_cache:
             raise UsageError("nsp_batch_size needs grad_cache; leave out one of them")
         if self.muon_learning_rate is not None and self.fsdp:
@@ -205,6 +215,22 @@ class CoSupervisionConfig(TrainingArguments):
     def trains_nsp(self) -> bool:
         """Whether next-sequence prediction is part of the loss."""
         return "nsp" in self.supervision
+
+
+def check_pairing(args: CoSupervisionConfig, adapters: bool, shared: bool) -> None:
+    """Refuse settings that the kind of pair would leave without an effect, or cannot have.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    if adapters and args.muon_learning_rate is not None:
+        raise UsageError("muon_learning_rate is for whole matrices; leave it out with adapters")
+    if args.save_adapters and not adapters:
+        raise UsageError("save_adapters is true, and the recipe has no adapters to save; leave it out, or ask for them")
+    if shared and args.embedder_learning_rate is not None:
+        raise UsageError("embedder_learning_rate is set, and a shared embedder has no weights of its own; leave it out")
+    if shared and args.freeze_embedder:
+        raise UsageError("a shared embedder cannot be frozen: it is the generator; leave out freeze_embedder")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -19,7 +19,15 @@ LAYOUT_KEYS = (
     *("output_dir", "run_name", "report_to", "disable_tqdm", "use_cpu", "eval_accumulation_steps"),
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
     *("micro_batch_tokens", "ntp_chunk_tokens", "recall_batch_tokens"),
-    *("save_strategy", "save_steps", "save_total_limit", "save_on_each_node", "log_level", "log_level_replica"),
+    *(
+        "save_strategy",
+        "save_steps",
+        "save_total_limit",
+        "save_only_model",
+        "save_on_each_node",
+        "log_level",
+        "log_level_replica",
+    ),
     *("torch_compile", "torch_compile_backend", "torch_compile_mode"),
 )
 LAYOUT_FAMILIES = ("fsdp", "activation_checkpointing", "gradient_checkpointing", "dataloader_", "ddp_", "logging_")
