@@ -58,6 +58,7 @@ class CoSupervisedModel(Pair):
         freeze_embedder: bool = False,
         learn_temperature: bool = False,
         dtype: torch.dtype = torch.float32,
+        attention: str = "sdpa",
     ) -> CoSupervisedModel:
         """Start a pair from pretrained models.
 
@@ -70,17 +71,20 @@ class CoSupervisedModel(Pair):
             freeze_embedder: train the generator (and a projection) alone.
             learn_temperature: make the temperature a parameter.
             dtype: type of the weights in memory.
+            attention: how both attend, one of `checkpoints.ATTENTIONS`.
 
         Raises:
             UsageError: a checkpoint cannot be used, or its context is shorter than `settings.max_length`.
         """
         settings = settings or PairSettings()
         shared = embedder == SHARED
-        tokenizer, model = load_tokenizer(generator), load_generator(generator, dtype)
+        tokenizer, model = load_tokenizer(generator), load_generator(generator, dtype, attention)
         digest = "" if adapters is None else weights_digest(model)
         add_control_tokens(tokenizer, model)
         _check_context(model, "max_length", settings.max_length, generator)
-        body = _body(model, generator, embedder, dtype, same_weights=adapters is not None)
+        again = adapters is not None and not shared and place_of(embedder) == place_of(generator)
+        other = embedder if not (shared or again) else None
+        body = _body(model, again) if other is None else load_embedder(other, dtype, attention)
         _check_context(body, "max_passage_length", settings.max_passage_length, embedder)
         own_tokenizer = load_tokenizer(generator if shared else embedder)
         base = None
@@ -297,15 +301,9 @@ def _put(target: torch.Tensor, value: torch.Tensor) -> None:
     target.to_local().copy_(spread.to_local())
 
 
-def _body(
-    model: PreTrainedModel, generator: str, embedder: str, dtype: torch.dtype, same_weights: bool
-) -> PreTrainedModel:
-    """Return the embedder of a generator: its own body, a second tree on the same weights, or another checkpoint."""
-    if embedder == SHARED:
-        return cast(PreTrainedModel, model.base_model)
-    if same_weights and place_of(embedder) == place_of(generator):
-        return lora.body_on_same_weights(model)
-    return load_embedder(embedder, dtype)
+def _body(model: PreTrainedModel, again: bool) -> PreTrainedModel:
+    """Return a generator's own body, or a second tree on the same weights."""
+    return lora.body_on_same_weights(model) if again else cast(PreTrainedModel, model.base_model)
 
 
 def _control_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -12,6 +12,7 @@ import torch
 from torch import distributed
 from transformers import TrainingArguments
 
+from cosup import checkpoints
 from cosup.errors import UsageError, did_you_mean
 from cosup.modeling import SIMILARITIES
 
@@ -102,6 +103,8 @@ class CoSupervisionConfig(TrainingArguments):
         mask_same_answer: whether the passage of another example with the same final answer is no negative.
         gather: `full` sends gradients to the passages of other devices, `own` (the paper's) does not; a passage that
             another device has brought first then gets none here.
+        attention: `auto`, `sdpa`, `flash` or `flex`, of both models. `auto` takes FlashAttention where it is installed
+            and training runs on a GPU in half precision, else `sdpa`, which is cosup's own for packed rows.
         packing: whether sequences stand one after another in one row without padding, where both models allow it.
         micro_batch_tokens: generator or embedder tokens of a pack at most; None makes one pack of a loader's batch.
         grad_cache: False contrasts each pack by itself (with the packs that other devices run at the time).
@@ -135,6 +138,7 @@ class CoSupervisionConfig(TrainingArguments):
     learn_temperature: bool = field(default=False)
     symmetric_nsp: bool = field(default=False)
     gather: str = field(default="full")
+    attention: str = field(default="auto")
     packing: bool = field(default=True)
     micro_batch_tokens: int | None = field(default=None)
     grad_cache: bool = field(default=True)
@@ -166,6 +170,7 @@ class CoSupervisionConfig(TrainingArguments):
         _check_choice("supervision", self.supervision, SUPERVISIONS)
         _check_choice("similarity", self.similarity, SIMILARITIES)
         _check_choice("gather", self.gather, GATHERS)
+        _check_choice("attention", self.attention, checkpoints.ATTENTIONS)
         _check_choice("train_sampling_strategy", self.train_sampling_strategy, ORDERS)
         _check_numbers({name: getattr(self, name) for name in _AT_LEAST})
         for name in UNSUPPORTED:
@@ -192,6 +197,23 @@ class CoSupervisionConfig(TrainingArguments):
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
         if self.use_cpu and several and not distributed.is_initialized():
             distributed.init_process_group(self.ddp_backend or "gloo", timeout=timedelta(seconds=self.ddp_timeout))
+
+    @property
+    def chosen_attention(self) -> str:
+        """What to load the models with on this machine, one of `checkpoints.ATTENTIONS`.
+
+        Raises:
+            UsageError: it cannot be had here.
+        """
+        half = self.bf16 or self.fp16
+        if self.attention == "auto":
+            return "auto" if half and not self.use_cpu else "sdpa"
+        checkpoints.check_attention(self.attention)
+        if self.attention == "flash" and not (half and not self.use_cpu):
+            raise UsageError("attention is 'flash', which needs a GPU and half precision; set bf16 or leave it out")
+        if self.attention == "flex" and self.use_cpu:
+            raise UsageError("attention is 'flex', which torch cannot train with on a CPU; leave it out")
+        return self.attention
 
     def _name_checkpointing(self) -> None:
         """Take either name of activation checkpointing; transformers changed it between 5.17 and 5.23."""

@@ -68,6 +68,7 @@ def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None) -
             logger.warning("%s is finished already; delete the folder to train again", folder)
         return folder / "model"
     check_folder(folder, recipe)
+    attention = config.chosen_attention
     data = load_data(recipe.data, config)
     set_seed(config.seed)  # new rows and adapters are drawn at random
     model = CoSupervisedModel.from_base(
@@ -78,6 +79,7 @@ def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None) -
         freeze_embedder=config.freeze_embedder,
         learn_temperature=config.learn_temperature,
         dtype=torch.bfloat16 if recipe.adapters and config.bf16 else torch.float32,
+        attention=attention,
     )
     barrier()
     if config.should_save:

@@ -18,7 +18,7 @@ from cosup.training.saving import whole_folder, write_whole
 LAYOUT_KEYS = (
     *("output_dir", "run_name", "report_to", "disable_tqdm", "use_cpu", "eval_accumulation_steps"),
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
-    *("micro_batch_tokens", "ntp_chunk_tokens", "recall_batch_tokens"),
+    *("attention", "micro_batch_tokens", "ntp_chunk_tokens", "recall_batch_tokens"),
     *(
         "save_strategy",
         "save_steps",

@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
+from cosup.checkpoints import attends_by
 from cosup.data.collate import CoSupervisionCollator, ExampleDataset, passage_key, token_counts
 from cosup.data.encoding import EncodedExample, ExampleEncoder
 from cosup.data.stream import StreamedExamples
@@ -101,6 +102,8 @@ class CoSupervisionTrainer(Trainer):
         by_id = passages if isinstance(passages, Mapping) else {p.id: p for p in passages}
         streams = isinstance(train_dataset, IterableDataset)
         check_pairing(args, model.base is not None, model.shared)
+        if args.attention in ("flash", "flex") and not attends_by(model.generator, args.attention):
+            raise UsageError(f"attention is '{args.attention}'; load the pair with it: from_base(.., attention=..)")
         _check_settings(args, None if streams else len(train_dataset))  # type: ignore[arg-type]
         if streams:
             sharing: Any = args.accelerator_config
