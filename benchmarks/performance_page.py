@@ -3,8 +3,8 @@
     python benchmarks/performance_page.py --records runs/performance
 
 Reads `training.json` and `training_loss.json` (training.py), `embedding.json` and `embedding_small.json`
-(embedding.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json` (gpu_training.py), `two_nodes.json`
-(two_nodes.py) and `retrieval.json` (retrieval.py); a section whose record is not there is left out.
+(embedding.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json` (gpu_training.py),
+`two_nodes.json` (two_nodes.py) and `retrieval.json` (retrieval.py); a section whose record is not there is left out.
 """
 
 from __future__ import annotations

@@ -22,7 +22,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from cosup.errors import UsageError
+from cosup.errors import UsageError, did_you_mean
+
+#: How attention can be computed: `sdpa` becomes cosup's own for packed rows; `auto` is `flash` where it can be had.
+ATTENTIONS = ("auto", "sdpa", "flash", "flex")
+_NAMES = {"sdpa": "sdpa", "flash": "flash_attention_2", "flex": "flex_attention"}
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -51,41 +55,45 @@ def _has_own_tokenizer(folder: Path) -> bool:
     return kind in ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
-def load_generator(source: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_generator(source: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> PreTrainedModel:
     """Load a causal language model with its head.
 
     Args:
         source: hub id, folder or `.gguf` file (dequantised).
         dtype: type of the weights in memory.
+        attention: one of `ATTENTIONS`.
 
     Raises:
-        UsageError: nothing usable is there, or the model changes its logits after the head (soft caps, scales),
-            which cosup's head would silently leave out.
+        UsageError: nothing usable is there, the attention cannot be had, or the model changes its logits after the
+            head (soft caps, scales), which cosup's head would silently leave out.
     """
     folder, options = _locate(source)
     with _explained(source), _quiet():
         loaded = _whole(AutoModelForCausalLM, folder, source, dtype, options)
     model = _without_quantisation(loaded) if options else cast(PreTrainedModel, loaded)
     _check_head(model, source)
-    return model
+    return _attending(model, attention, source)
 
 
-def load_embedder(source: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_embedder(source: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> PreTrainedModel:
     """Load the body of a decoder language model (no head), to embed passages with.
 
     Args:
         source: hub id, folder or `.gguf` file (dequantised).
         dtype: type of the weights in memory.
+        attention: one of `ATTENTIONS`.
 
     Raises:
-        UsageError: nothing usable is there.
+        UsageError: nothing usable is there, or the attention cannot be had.
     """
     folder, options = _locate(source)
     with _explained(source), _quiet():
         if options:
             loaded = _whole(AutoModelForCausalLM, folder, source, dtype, options)
-            return cast(PreTrainedModel, _without_quantisation(loaded).base_model)
-        return cast(PreTrainedModel, _whole(AutoModel, folder, source, dtype, options))
+            body = cast(PreTrainedModel, _without_quantisation(loaded).base_model)
+        else:
+            body = cast(PreTrainedModel, _whole(AutoModel, folder, source, dtype, options))
+    return _attending(body, attention, source)
 
 
 def _whole(kind: Any, folder: str, source: str, dtype: torch.dtype, options: dict[str, str]) -> Any:
@@ -98,6 +106,44 @@ def _whole(kind: Any, folder: str, source: str, dtype: torch.dtype, options: dic
     if missing:
         name = type(model).__name__
         raise UsageError(f"'{source}' is no whole {name}: weights are missing ({len(missing)}, first {missing[0]})")
+    return model
+
+
+def check_attention(attention: str) -> None:
+    """Make sure that a way of attending is known and installed.
+
+    Raises:
+        UsageError: it is not; says what to install.
+    """
+    if attention not in ATTENTIONS:
+        hint = did_you_mean(attention, ATTENTIONS)
+        raise UsageError(f"attention is '{attention}'{hint}; expected one of {', '.join(ATTENTIONS)}")
+    if attention == "flash" and not has_flash():
+        raise UsageError("attention is 'flash', which needs a GPU and flash-attn (pip install flash-attn)")
+
+
+def has_flash() -> bool:
+    """Whether FlashAttention can be used here: installed, with a GPU."""
+    utils: Any = transformers.utils
+    return bool(utils.is_flash_attn_2_available())
+
+
+def attends_by(model: PreTrainedModel, attention: str) -> bool:
+    """Whether a model is set to `flash` or `flex`."""
+    return bool(model.config.get_text_config()._attn_implementation == _NAMES[attention])
+
+
+def _attending(model: PreTrainedModel, attention: str, source: str) -> PreTrainedModel:
+    """Set a loaded model's attention; loaded with it, it could not be tried on the CPU before."""
+    check_attention(attention)
+    wanted = "flash" if attention == "auto" and has_flash() else attention
+    able = bool(getattr(model, f"_supports_{wanted}_attn", False)) and model._can_set_attn_implementation()
+    if wanted in ("auto", "sdpa") or (attention == "auto" and not able):
+        return model
+    if not able:
+        raise UsageError(f"{type(model).__name__} ('{source}') cannot attend by '{attention}'; leave out attention")
+    with _explained(source):
+        model.set_attn_implementation(_NAMES[wanted])
     return model
 
 

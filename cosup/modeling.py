@@ -61,6 +61,7 @@ class CoSupervisedModel(Pair):
         freeze_embedder: bool = False,
         learn_temperature: bool = False,
         dtype: torch.dtype = torch.float32,
+        attention: str = "sdpa",
     ) -> CoSupervisedModel:
         """Start a pair from pretrained models.
 
@@ -73,17 +74,20 @@ class CoSupervisedModel(Pair):
             freeze_embedder: train the generator (and a projection) alone.
             learn_temperature: make the temperature a parameter.
             dtype: type of the weights in memory.
+            attention: how both attend, one of `checkpoints.ATTENTIONS`.
 
         Raises:
             UsageError: a checkpoint cannot be used, or its context is shorter than `settings.max_length`.
         """
         settings = settings or PairSettings()
         shared = embedder == SHARED
-        tokenizer, model = load_tokenizer(generator), load_generator(generator, dtype)
+        tokenizer, model = load_tokenizer(generator), load_generator(generator, dtype, attention)
         digest = "" if adapters is None else weights_digest(model)
         add_control_tokens(tokenizer, model)
         _check_context(model, "max_length", settings.max_length, generator)
-        body = _body(model, generator, embedder, dtype, same_weights=adapters is not None)
+        again = adapters is not None and not shared and place_of(embedder) == place_of(generator)
+        other = embedder if not (shared or again) else None
+        body = _body(model, again) if other is None else load_embedder(other, dtype, attention)
         _check_context(body, "max_passage_length", settings.max_passage_length, embedder)
         own_tokenizer = load_tokenizer(generator if shared else embedder)
         base = None
@@ -146,10 +150,18 @@ class CoSupervisedModel(Pair):
             model = cls.from_base(wanted.generator, wanted.embedder, settings, adapters=wanted.lora, dtype=dtype)
         except UsageError as error:
             raise UsageError(f"{folder} holds adapters, and their base is missing: {error}") from error
-        assert model.base is not None
-        if dtype in (torch.float32, torch.bfloat16) and model.base.digests != wanted.digests:
-            raise InputError(f"'{wanted.generator}' is not the base that the adapters were trained on", folder)
+        model._check_base(wanted, folder)
         return model
+
+    def _check_base(self, wanted: Base, folder: Path) -> None:
+        """Refuse adapters that were trained on other weights than this pair's; digests are of two types alone."""
+        assert self.base is not None
+        if self.generator.dtype not in (torch.float32, torch.bfloat16):
+            return
+        names = (wanted.generator, wanted.embedder if wanted.embedder != SHARED else wanted.generator)
+        for name, theirs, ours in zip(names, wanted.digests, self.base.digests, strict=True):
+            if theirs != ours:
+                raise InputError(f"'{name}' is not the base that the adapters were trained on", folder)
 
     def load_weights(self, folder: str | Path) -> None:
         """Put the weights of a model folder into this pair, in place (resume, best checkpoint).
@@ -157,7 +169,8 @@ class CoSupervisedModel(Pair):
         The pair may be sharded by FSDP2; every device then calls this.
 
         Raises:
-            InputError: the folder holds another kind of pair, or its weights don't fit.
+            InputError: the folder holds another kind of pair, its weights don't fit, or its adapters were trained on
+                other weights than this pair stands on.
         """
         folder = Path(folder)
         record = read_model_record(folder)
@@ -166,6 +179,7 @@ class CoSupervisedModel(Pair):
             theirs, ours = _describe(*found), _describe(self._pairing, self.base is not None)
             raise InputError(f"it holds {theirs}, and this is {ours}", folder)
         if self.base is not None:
+            self._check_base(Base.of(record, folder / "cosup.json"), folder)
             state, settings = self._trained_state(folder, record), settings_of(record)
         else:
             other = type(self).from_pretrained(folder, self.generator.dtype)
@@ -302,15 +316,9 @@ def _put(target: torch.Tensor, value: torch.Tensor) -> None:
     target.to_local().copy_(spread.to_local())
 
 
-def _body(
-    model: PreTrainedModel, generator: str, embedder: str, dtype: torch.dtype, same_weights: bool
-) -> PreTrainedModel:
-    """Return the embedder of a generator: its own body, a second tree on the same weights, or another checkpoint."""
-    if embedder == SHARED:
-        return cast(PreTrainedModel, model.base_model)
-    if same_weights and place_of(embedder) == place_of(generator):
-        return lora.body_on_same_weights(model)
-    return load_embedder(embedder, dtype)
+def _body(model: PreTrainedModel, again: bool) -> PreTrainedModel:
+    """Return a generator's own body, or a second tree on the same weights."""
+    return lora.body_on_same_weights(model) if again else cast(PreTrainedModel, model.base_model)
 
 
 def _control_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

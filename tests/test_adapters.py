@@ -257,6 +257,8 @@ def test_a_base_that_is_missing_or_another_is_named(bases: dict[str, str], tmp_p
     write(tmp_path / "base", "llama", seed=9)
     with pytest.raises(InputError, match="is not the base that the adapters were trained on"):
         CoSupervisedModel.from_pretrained(tmp_path / "pair")
+    with pytest.raises(InputError, match="is not the base that the adapters were trained on"):
+        start({"own": base}, "own", "own").load_weights(tmp_path / "pair")
     (tmp_path / "base").rename(tmp_path / "moved")
     with pytest.raises(UsageError, match=r"holds adapters, and their base is missing: no folder") as caught:
         CoSupervisedModel.from_pretrained(tmp_path / "pair")

@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
+from cosup import checkpoints
 from cosup.errors import InputError, UsageError
-from cosup.modeling import SHARED, CoSupervisedModel, PairSettings
+from cosup.modeling import SHARED, CoSupervisedModel, LoraSettings, PairSettings
 from cosup.pair import MIN_TEMPERATURE
+from cosup.training.config import CoSupervisionConfig
+from cosup.training.trainer import CoSupervisionTrainer
 from tests import pairs
 from tests.bases import SETTINGS, TEXTS, WIDTHS, batch, gradients, loss_of, write_all
 
@@ -263,3 +268,59 @@ def test_checkpointed_equals_not(embedder: str, bases: dict[str, str]) -> None:
 
 def test_fsdp_is_told_the_layers_of_both_models(bases: dict[str, str]) -> None:
     assert start(bases, "llama", "gpt2")._no_split_modules == ["GPT2Block", "LlamaDecoderLayer"]
+
+
+# -- attention -----------------------------------------------------------------------------------------------------
+
+
+def _implementations(model: CoSupervisedModel) -> list[str]:
+    return [m.config._attn_implementation for m in (model.generator, model.embedder)]
+
+
+@pytest.mark.parametrize(
+    ("embedder", "more"), [("qwen2", {}), (SHARED, {}), ("llama", {"adapters": LoraSettings(r=2)})]
+)
+def test_the_attention_asked_for_is_both_models(embedder: str, more: dict[str, Any], bases: dict[str, str]) -> None:
+    """Whatever the pairing; the pair can take packed rows, and cosup's own attention is the default."""
+    flex = start(bases, "llama", embedder, attention="flex", **more)
+    assert _implementations(flex) == ["flex_attention"] * 2
+    assert flex.can_pack
+    assert _implementations(start(bases, "llama", embedder, **more)) == ["cosup_packed"] * 2
+
+
+def test_flash_is_taken_by_itself_where_it_is_installed(bases: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for by name where it is not, it is refused in a line."""
+    assert _implementations(start(bases, "llama", "gpt2", attention="auto")) == ["cosup_packed"] * 2
+    with pytest.raises(UsageError, match=r"^attention is 'flash', which needs a GPU and flash-attn \(pip install"):
+        start(bases, "llama", "gpt2", attention="flash")
+    with pytest.raises(UsageError, match=r"^GPT2Model \('.*'\) cannot attend by 'flex'; leave out attention"):
+        start(bases, "llama", "gpt2", attention="flex")
+    with pytest.raises(UsageError, match="attention is 'flsh'"):
+        start(bases, "llama", "gpt2", attention="flsh")
+    monkeypatch.setattr(checkpoints, "has_flash", lambda: True)
+    chosen: list[str] = []
+    monkeypatch.setattr(PreTrainedModel, "set_attn_implementation", lambda _, name: chosen.append(name))
+    checkpoints.load_embedder(bases["gpt2"], attention="auto")
+    checkpoints.load_generator(bases["llama"], attention="flash")
+    assert chosen == ["flash_attention_2"] * 2
+    monkeypatch.setattr(LlamaPreTrainedModel, "_supports_flash_attn", False)
+    checkpoints.load_embedder(bases["llama"], attention="auto")
+    assert len(chosen) == 2
+    with pytest.raises(UsageError, match=r"LlamaModel \('.*'\) cannot attend by 'flash'; leave out attention"):
+        checkpoints.load_embedder(bases["llama"], attention="flash")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"attention": "flex"}, "attention is 'flex', which torch cannot train with on a CPU; leave it out"),
+        ({"attention": "flash", "bf16": True}, "attention is 'flash', which needs a GPU and flash-attn"),
+    ],
+)
+def test_an_attention_that_cannot_train_here_is_refused(more: dict[str, Any], message: str, tmp_path: Path) -> None:
+    config = CoSupervisionConfig(output_dir=str(tmp_path), use_cpu=True, **more)
+    with pytest.raises(UsageError, match=message):
+        _ = config.chosen_attention
+    assert CoSupervisionConfig(output_dir=str(tmp_path), use_cpu=True, bf16=True).chosen_attention == "sdpa"
+    with pytest.raises(UsageError, match=r"load the pair with it: from_base\(\.\., attention=\.\.\)"):
+        CoSupervisionTrainer(pairs.pair(), config, pairs.EXAMPLES, pairs.PASSAGES)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import distributed
 from transformers import TrainingArguments
 
+from cosup import checkpoints
 from cosup.errors import UsageError, did_you_mean
 from cosup.modeling import SIMILARITIES
 
@@ -26,7 +30,14 @@ UNSUPPORTED = (
     "push_to_hub",
     "torch_empty_cache_steps",
     "auto_find_batch_size",
+    "resume_from_checkpoint",  # a run goes on by itself from its newest whole checkpoint
+    "bf16_full_eval",  # evaluation is cosup's own
+    "fp16_full_eval",
+    "prediction_loss_only",
+    "batch_eval_metrics",
+    "include_for_metrics",
 )
+_OF_NSP = ("nsp_batch_size", "hard_negatives", "symmetric_nsp", "mask_same_answer", "learn_temperature")
 _OPTIONAL = (
     "embedder_learning_rate",
     "muon_learning_rate",
@@ -54,6 +65,7 @@ _AT_LEAST = {
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "max_steps": -1,
+    "ddp_timeout": 1,
     "seed": 0,
 }
 
@@ -91,6 +103,8 @@ class CoSupervisionConfig(TrainingArguments):
         mask_same_answer: whether the passage of another example with the same final answer is no negative.
         gather: `full` sends gradients to the passages of other devices, `own` (the paper's) does not; a passage that
             another device has brought first then gets none here.
+        attention: `auto`, `sdpa`, `flash` or `flex`, of both models. `auto` takes FlashAttention where it is installed
+            and training runs on a GPU in half precision, else `sdpa`, which is cosup's own for packed rows.
         packing: whether sequences stand one after another in one row without padding, where both models allow it.
         micro_batch_tokens: generator or embedder tokens of a pack at most; None makes one pack of a loader's batch.
         grad_cache: False contrasts each pack by itself (with the packs that other devices run at the time).
@@ -124,6 +138,7 @@ class CoSupervisionConfig(TrainingArguments):
     learn_temperature: bool = field(default=False)
     symmetric_nsp: bool = field(default=False)
     gather: str = field(default="full")
+    attention: str = field(default="auto")
     packing: bool = field(default=True)
     micro_batch_tokens: int | None = field(default=None)
     grad_cache: bool = field(default=True)
@@ -155,6 +170,7 @@ class CoSupervisionConfig(TrainingArguments):
         _check_choice("supervision", self.supervision, SUPERVISIONS)
         _check_choice("similarity", self.similarity, SIMILARITIES)
         _check_choice("gather", self.gather, GATHERS)
+        _check_choice("attention", self.attention, checkpoints.ATTENTIONS)
         _check_choice("train_sampling_strategy", self.train_sampling_strategy, ORDERS)
         _check_numbers({name: getattr(self, name) for name in _AT_LEAST})
         for name in UNSUPPORTED:
@@ -163,11 +179,41 @@ class CoSupervisionConfig(TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments takes bf16 on a CPU only where the CPU is asked for
         self._name_checkpointing()
+        self._meet()
         super().__post_init__()  # type: ignore[no-untyped-call]
+        idle = None if self.trains_nsp else next((name for name in _OF_NSP if getattr(self, name)), None)
+        if idle is not None:
+            raise UsageError(f"{idle} is for retrieval, which supervision 'ntp' does not train; leave out one of them")
         if self.nsp_batch_size is not None and not self.grad_cache:
             raise UsageError("nsp_batch_size needs grad_cache; leave out one of them")
         if self.muon_learning_rate is not None and self.fsdp:
             raise UsageError("muon_learning_rate needs whole matrices; it cannot be used with fsdp")
+
+    def _meet(self) -> None:
+        """Join the other processes of a run on CPUs under its `ddp_timeout`, which transformers keeps for accelerators.
+
+        Without it one process that hangs would let the others wait for half an hour.
+        """
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+        if self.use_cpu and several and not distributed.is_initialized():
+            distributed.init_process_group(self.ddp_backend or "gloo", timeout=timedelta(seconds=self.ddp_timeout))
+
+    @property
+    def chosen_attention(self) -> str:
+        """What to load the models with on this machine, one of `checkpoints.ATTENTIONS`.
+
+        Raises:
+            UsageError: it cannot be had here.
+        """
+        half = self.bf16 or self.fp16
+        if self.attention == "auto":
+            return "auto" if half and not self.use_cpu else "sdpa"
+        checkpoints.check_attention(self.attention)
+        if self.attention == "flash" and not (half and not self.use_cpu):
+            raise UsageError("attention is 'flash', which needs a GPU and half precision; set bf16 or leave it out")
+        if self.attention == "flex" and self.use_cpu:
+            raise UsageError("attention is 'flex', which torch cannot train with on a CPU; leave it out")
+        return self.attention
 
     def _name_checkpointing(self) -> None:
         """Take either name of activation checkpointing; transformers changed it between 5.17 and 5.23."""
@@ -191,6 +237,22 @@ class CoSupervisionConfig(TrainingArguments):
     def trains_nsp(self) -> bool:
         """Whether next-sequence prediction is part of the loss."""
         return "nsp" in self.supervision
+
+
+def check_pairing(args: CoSupervisionConfig, adapters: bool, shared: bool) -> None:
+    """Refuse settings that the kind of pair would leave without an effect, or cannot have.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    if adapters and args.muon_learning_rate is not None:
+        raise UsageError("muon_learning_rate is for whole matrices; leave it out with adapters")
+    if args.save_adapters and not adapters:
+        raise UsageError("save_adapters is true, and the recipe has no adapters to save; leave it out, or ask for them")
+    if shared and args.embedder_learning_rate is not None:
+        raise UsageError("embedder_learning_rate is set, and a shared embedder has no weights of its own; leave it out")
+    if shared and args.freeze_embedder:
+        raise UsageError("a shared embedder cannot be frozen: it is the generator; leave out freeze_embedder")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -93,7 +93,7 @@ class Recipe:
         """
         from transformers import IntervalStrategy
 
-        from cosup.training.config import PRESETS, CoSupervisionConfig
+        from cosup.training.config import PRESETS, CoSupervisionConfig, check_pairing
 
         objective = dict(self.objective)
         preset = objective.pop("preset", "default")
@@ -106,6 +106,7 @@ class Recipe:
             config = CoSupervisionConfig(supervision=self.supervision, **settings)
         except (ValueError, TypeError, ImportError) as error:
             raise UsageError(f"training settings: {str(error).strip().splitlines()[0]}") from error
+        check_pairing(config, self.adapters is not None, self.embedder == "shared")
         if config.eval_strategy != "no" and not (self.data.eval_questions or self.data.eval_examples):
             chosen = IntervalStrategy(config.eval_strategy).value
             raise UsageError(f"eval_strategy is '{chosen}', but data has neither eval_questions nor eval_examples")

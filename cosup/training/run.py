@@ -7,10 +7,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import yaml
 from transformers import TrainerState, set_seed
 
 from cosup.data.reading import check_references, line_of, read_all, read_examples, read_passages, read_questions
@@ -25,10 +24,13 @@ from cosup.training.curves import draw_curves
 from cosup.training.processes import barrier, gather_objects, rank, world_size
 from cosup.training.progress import Report, report_to
 from cosup.training.recipe import DataSettings, Recipe
-from cosup.training.saving import last_complete_checkpoint, remove_drafts, whole_folder
+from cosup.training.run_folder import check_folder, check_model_target, claim, same_recipe, save_whole
+from cosup.training.saving import last_complete_checkpoint, remove_drafts, write_whole
 from cosup.training.trainer import CoSupervisionTrainer
 
 logger = logging.getLogger(__name__)
+
+__all__ = ["RunData", "check_model_target", "load_data", "pair_settings", "save_whole", "train"]
 
 
 def train(recipe: Recipe, progress: Report | None = None) -> Path:
@@ -60,12 +62,13 @@ def train(recipe: Recipe, progress: Report | None = None) -> Path:
 
 def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None) -> Path:
     folder = Path(str(config.output_dir))
-    finished = (folder / "model" / "cosup.json").is_file() and _same_recipe(folder, recipe)
+    finished = (folder / "model" / "cosup.json").is_file() and same_recipe(folder, recipe)
     if gather_objects(finished)[0]:  # the first process decides: the others may see the folder otherwise
         if config.should_save:
             logger.warning("%s is finished already; delete the folder to train again", folder)
         return folder / "model"
-    _check_folder(folder, recipe)
+    check_folder(folder, recipe)
+    attention = config.chosen_attention
     data = load_data(recipe.data, config)
     set_seed(config.seed)  # new rows and adapters are drawn at random
     model = CoSupervisedModel.from_base(
@@ -76,10 +79,11 @@ def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None) -
         freeze_embedder=config.freeze_embedder,
         learn_temperature=config.learn_temperature,
         dtype=torch.bfloat16 if recipe.adapters and config.bf16 else torch.float32,
+        attention=attention,
     )
     barrier()
     if config.should_save:
-        _claim(folder, recipe)
+        claim(folder, recipe)
     trainer = CoSupervisionTrainer(model, config, data.examples, data.passages, data.held_out or None)
     if progress is not None:
         report_to(trainer, progress if config.should_save else _silent)
@@ -95,7 +99,7 @@ def _finish(trainer: CoSupervisionTrainer, metrics: dict[str, Any], folder: Path
     if trainer.args.should_save:
         log = trainer.state.log_history
         record = {"metrics": metrics, "log": log}
-        (folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_whole(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
         draw_curves(log, folder / "curves.png")
         save_whole(trainer.model, folder / "model", state, "adapters" if trainer.args.save_adapters else "merge")
     barrier()
@@ -144,44 +148,6 @@ def pair_settings(recipe: Recipe, config: Any) -> PairSettings:
         max_length=data.max_length,
         max_passage_length=data.max_passage_length,
     )
-
-
-def save_whole(
-    model: CoSupervisedModel,
-    folder: Path,
-    state_dict: dict[str, Any] | None = None,
-    adapters: Literal["merge", "adapters"] = "merge",
-) -> Path:
-    """Write a model folder so that it is there whole or not at all; an older model folder is replaced.
-
-    Args:
-        model: the pair.
-        folder: where to.
-        state_dict: its weights, unsharded, where the model holds a share of them.
-        adapters: see `CoSupervisedModel.save_pretrained`.
-
-    Raises:
-        UsageError: the folder holds something else.
-        CosupError: the disk is full.
-    """
-    check_model_target(folder)
-    with whole_folder(folder, listed=False) as draft:
-        model.save_pretrained(draft, state_dict=state_dict, adapters=adapters)
-    return folder
-
-
-def check_model_target(folder: Path) -> None:
-    """Make sure that a model folder can stand at `folder` without the loss of anything else.
-
-    Raises:
-        UsageError: a file, or a folder that is neither a model's nor empty, is there.
-    """
-    if (
-        folder.exists()
-        and not (folder / "cosup.json").is_file()
-        and not (folder.is_dir() and not any(folder.iterdir()))
-    ):
-        raise UsageError(f"cannot write a model to {folder}: something else is there; move it or choose another folder")
 
 
 @dataclass(frozen=True)
@@ -253,31 +219,3 @@ def _example(question: Question, passages: Mapping[str, Passage], template: str,
         return question_to_example(question, passages, template)
     except InputError as error:
         raise InputError(str(error), path, line_of(path, question.id)) from None
-
-
-def _check_folder(folder: Path, recipe: Recipe) -> None:
-    """Refuse a run folder that holds what another recipe, or no recipe, has made."""
-    check_model_target(folder / "model")
-    began = any(folder.glob("checkpoint-*")) or (folder / "model" / "cosup.json").is_file()
-    if began and not _same_recipe(folder, recipe):
-        found = f"a run of another recipe (see {folder / 'recipe.yaml'})"
-        found = found if (folder / "recipe.yaml").is_file() else "a model that no recipe here has made"
-        raise UsageError(f"{folder} holds {found}; choose another --output_dir")
-
-
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Put the recipe into the run folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(_dump(recipe), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write a run to {folder}: {error.strerror or error}") from error
-
-
-def _same_recipe(folder: Path, recipe: Recipe) -> bool:
-    path = folder / "recipe.yaml"
-    return path.is_file() and path.read_text(encoding="utf-8") == _dump(recipe)
-
-
-def _dump(recipe: Recipe) -> str:
-    return str(yaml.safe_dump(dict(recipe.source), sort_keys=True, allow_unicode=True))

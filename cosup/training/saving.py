@@ -49,10 +49,30 @@ def whole_folder(folder: Path, writes: bool = True, listed: bool = True) -> Iter
     except BaseException as error:
         if writes:
             shutil.rmtree(draft, ignore_errors=True)
-        reason = _disk_trouble(error)
-        if reason is not None:
-            raise CosupError(f"cannot write {folder}: {reason}; what was saved before is untouched") from error
+        if _disk_trouble(error) is not None:
+            raise _untouched(folder, error) from error
         raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file so that it is there whole or as it was before.
+
+    Raises:
+        CosupError: the disk is full or cannot be written; what was there is untouched.
+    """
+    draft = draft_of(path)
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        if _disk_trouble(error) is None:
+            raise
+        raise _untouched(path, error) from error
 
 
 def draft_of(folder: Path) -> Path:
@@ -120,11 +140,20 @@ def _place(draft: Path, folder: Path) -> None:
         folder.rename(older)
     draft.rename(folder)
     shutil.rmtree(older, ignore_errors=True)
-    handle = os.open(folder.parent, os.O_RDONLY)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _untouched(path: Path, error: BaseException) -> CosupError:
+    return CosupError(f"cannot write {path}: {_disk_trouble(error)}; what was saved before is untouched")
 
 
 def _disk_trouble(error: BaseException) -> str | None:

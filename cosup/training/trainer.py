@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
+from cosup.checkpoints import attends_by
 from cosup.data.collate import CoSupervisionCollator, ExampleDataset, passage_key, token_counts
 from cosup.data.encoding import EncodedExample, ExampleEncoder
 from cosup.data.stream import StreamedExamples
@@ -30,7 +31,7 @@ from cosup.errors import CosupError, UsageError
 from cosup.modeling import CoSupervisedModel
 from cosup.pair import PairOutput
 from cosup.records import Example, Passage
-from cosup.training.config import CoSupervisionConfig
+from cosup.training.config import CoSupervisionConfig, check_pairing
 from cosup.training.figures import Figures, grad_norm
 from cosup.training.frozen import PassageVectors, passage_vectors
 from cosup.training.mining import Mined, Wanted, pick_negatives
@@ -92,7 +93,7 @@ class CoSupervisionTrainer(Trainer):
         eval_passages: Sequence[Passage] | None = None,
         **kwargs: Any,
     ) -> None:
-        if args.freeze_embedder and not model.embedder_frozen:
+        if args.freeze_embedder and not (model.embedder_frozen or model.shared):
             model.freeze_embedder()
         model.configure(similarity=args.similarity, temperature=float(args.temperature))
         model.ntp_chunk = args.ntp_chunk_tokens
@@ -100,7 +101,10 @@ class CoSupervisionTrainer(Trainer):
             model.learn_temperature()
         by_id = passages if isinstance(passages, Mapping) else {p.id: p for p in passages}
         streams = isinstance(train_dataset, IterableDataset)
-        _check_settings(args, streams, model.base is not None)
+        check_pairing(args, model.base is not None, model.shared)
+        if args.attention in ("flash", "flex") and not attends_by(model.generator, args.attention):
+            raise UsageError(f"attention is '{args.attention}'; load the pair with it: from_base(.., attention=..)")
+        _check_settings(args, None if streams else len(train_dataset))  # type: ignore[arg-type]
         if streams:
             sharing: Any = args.accelerator_config
             sharing.dispatch_batches = False  # every process reads the stream and takes its share
@@ -563,8 +567,13 @@ class CoSupervisionTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not (Path(checkpoint) / OPTIMIZER).is_file():
+        if checkpoint is None:
             return
+        if not (Path(checkpoint) / OPTIMIZER).is_file():
+            raise UsageError(
+                f"{checkpoint} holds the model alone (save_only_model), and training cannot go on without its "
+                "optimizer; start anew with another --output_dir"
+            )
         assert self.optimizer is not None
         assert self.lr_scheduler is not None
         load_state_by_name(self.optimizer, self.model, torch.load(Path(checkpoint) / OPTIMIZER, weights_only=True))
@@ -647,13 +656,11 @@ def _encoder(model: CoSupervisedModel) -> ExampleEncoder:
     )
 
 
-def _check_settings(args: CoSupervisionConfig, streams: bool, adapters: bool) -> None:
-    """Refuse what goes together with nothing here; of a stream, what needs a second look at its examples."""
+def _check_settings(args: CoSupervisionConfig, examples: int | None) -> None:
+    """Refuse what goes together with nothing here; of a stream (None), what needs a second look at its examples."""
     step = args.train_batch_size * args.gradient_accumulation_steps * world_size()
     if args.nsp_batch_size is not None and args.nsp_batch_size < step:
         raise UsageError(f"nsp_batch_size is {args.nsp_batch_size}; expected at least the {step} examples of a step")
-    if adapters and args.muon_learning_rate is not None:
-        raise UsageError("muon_learning_rate is for whole matrices; leave it out with adapters")
     asked = {
         "nsp_batch_size": args.nsp_batch_size is not None,
         "hard_negatives": args.hard_negatives > 0,
@@ -661,11 +668,24 @@ def _check_settings(args: CoSupervisionConfig, streams: bool, adapters: bool) ->
         "lr_epoch_decay": args.lr_epoch_decay != 1,
         "train_sampling_strategy": args.train_sampling_strategy == "group_by_length",
     }
-    if streams and (name := next((name for name, wanted in asked.items() if wanted), None)):
+    if examples is None and (name := next((name for name, wanted in asked.items() if wanted), None)):
         raise UsageError(f"{name} needs examples that are not streamed; leave it out, or set data.streaming to false")
     if args.hard_negatives and args.dataloader_persistent_workers:
         raise UsageError(
             "hard_negatives need loader workers that start anew; set dataloader_persistent_workers to false"
+        )
+    if args.hard_negatives and examples is not None:
+        _check_mining(args, examples, step)
+
+
+def _check_mining(args: CoSupervisionConfig, examples: int, step: int) -> None:
+    """Refuse a run that is over before hard negatives are mined for the first time."""
+    an_epoch = max(1, -(-examples // step))
+    epochs = args.max_steps / an_epoch if args.max_steps > 0 else args.num_train_epochs
+    if epochs <= args.hard_negatives_every:
+        when = "an epoch" if args.hard_negatives_every == 1 else f"{args.hard_negatives_every} epochs"
+        raise UsageError(
+            f"hard_negatives are mined after {when}, and this run has {epochs:.3g} in all; train longer or drop them"
         )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from cosup.data.writing import write_jsonl
 from cosup.errors import UsageError
 from cosup.modeling import CoSupervisedModel
 from cosup.training.config import PRESETS
-from tests import pairs
+from cosup.training.recipe import parse_recipe
+from cosup.training.run import train
+from cosup.training.saving import last_complete_checkpoint
 from tests.training import worker
+from tests.training.runs import end, recipe_of, start_two, torchrun, wait_for, weights, write_world
 
 pytestmark = pytest.mark.distributed
 
@@ -165,39 +167,50 @@ def test_a_process_that_dies_ends_the_run(tmp_path: Path) -> None:
 
 def test_what_is_left_of_a_run_says_that_it_lost_a_process(tmp_path: Path) -> None:
     """`cosup train` on two processes, one killed: the other's last word is one line, and its exit code is 1."""
-    texts = [*(p.rendered for p in pairs.PASSAGES), *(q.question for q in pairs.QUESTIONS)]
-    pairs.save_base(tmp_path / "base", texts)
-    write_jsonl(tmp_path / "passages.jsonl", pairs.PASSAGES)
-    write_jsonl(tmp_path / "questions.jsonl", pairs.QUESTIONS)
-    base = str(tmp_path / "base")
-    data = {"passages": str(tmp_path / "passages.jsonl"), "questions": str(tmp_path / "questions.jsonl")}
-    data |= {"max_length": 200, "max_passage_length": 40}  # type: ignore[dict-item]
-    training = {"output_dir": str(tmp_path / "run"), "max_steps": 100_000, "use_cpu": True, "save_strategy": "no"}
-    recipe = {"generator": base, "embedder": base, "data": data, "training": training}
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cosup", "train", str(tmp_path / "recipe.yaml")]
-    both = [
-        subprocess.Popen(
-            command, env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    recipe = recipe_of(write_world(tmp_path), tmp_path / "run", max_steps=100_000, save_strategy="no")
+    both = start_two(recipe, tmp_path)
     try:
-        while not (tmp_path / "run" / "recipe.yaml").exists():
-            assert all(process.poll() is None for process in both)
-            time.sleep(0.1)
+        wait_for((tmp_path / "run" / "recipe.yaml").exists, both)
         time.sleep(5)
         both[1].kill()
         both[1].communicate()
-        _, said = both[0].communicate(timeout=120)
+        said, _ = both[0].communicate(timeout=120)
     finally:
-        for process in both:
-            process.kill()
+        end(both)
     assert both[0].returncode == 1
     assert "error: process 0 of the run lost another one" in said
     assert "Traceback" not in said
+
+
+def test_a_process_that_hangs_ends_the_others_within_the_timeout(tmp_path: Path) -> None:
+    """Stopped and not dead, it keeps its connections: only `ddp_timeout` tells the other one."""
+    folder = tmp_path / "run"
+    recipe = recipe_of(write_world(tmp_path), folder, max_steps=100_000, save_total_limit=1, ddp_timeout=20)
+    both = start_two(recipe, tmp_path)
+    try:
+        wait_for(lambda: any(folder.glob("checkpoint-*")), both)
+        both[1].send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        said, _ = both[0].communicate(timeout=120)
+        took = time.monotonic() - began
+    finally:
+        end(both)
+    assert both[0].returncode == 1
+    assert took < 60
+    assert len([line for line in said.splitlines() if line.startswith("error:")]) == 1
+    assert "error: process 0 of the run lost another one (" in said
+    assert "Traceback" not in said
+    assert last_complete_checkpoint(folder) is not None
+
+
+def test_a_run_goes_on_with_another_number_of_devices_by_its_command(tmp_path: Path) -> None:
+    """`cosup train` on one process, then the same recipe by torchrun on two, laid out anew: the same model."""
+    recipe = recipe_of(write_world(tmp_path), tmp_path / "run", max_steps=4, save_total_limit=4)
+    recipe["training"]["per_device_train_batch_size"] = 4
+    whole = weights(train(parse_recipe(recipe)))
+    for name in ("model", "checkpoint-3", "checkpoint-4"):
+        shutil.rmtree(tmp_path / "run" / name)
+    sizes = ("--per_device_train_batch_size", "2", "--micro_batch_tokens", "120", "--activation_checkpointing", "true")
+    said = torchrun(recipe, tmp_path, *sizes, "--fsdp", "true", "--save_steps", "2")
+    assert f"going on from {tmp_path / 'run' / 'checkpoint-2'}" in said
+    same(whole, weights(tmp_path / "run" / "model"), tolerance=1e-4)

@@ -6,75 +6,34 @@ import json
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
-from cosup.data.writing import write_jsonl
 from cosup.errors import CosupError
-from cosup.modeling import CoSupervisedModel
 from cosup.training.config import CoSupervisionConfig
 from cosup.training.recipe import parse_recipe
 from cosup.training.run import train
 from cosup.training.saving import damage_of, last_complete_checkpoint, whole_folder
 from cosup.training.trainer import CoSupervisionTrainer
 from tests import pairs
+from tests.training import runs
+from tests.training.runs import start, wait_for, weights, write_world
 
 STEPS = 24
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a base model, passages and questions."""
-    folder = tmp_path_factory.mktemp("world")
-    pairs.save_base(folder / "base", [*(p.rendered for p in pairs.PASSAGES), *(q.question for q in pairs.QUESTIONS)])
-    write_jsonl(folder / "passages.jsonl", pairs.PASSAGES)
-    write_jsonl(folder / "questions.jsonl", pairs.QUESTIONS)
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 def recipe_of(world: Path, run: Path, **training: Any) -> dict[str, Any]:
     """Return a recipe that writes a checkpoint every step."""
-    shape = {"output_dir": str(run), "max_steps": STEPS, "per_device_train_batch_size": 2, "use_cpu": True}
-    saving = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "logging_steps": 1}
-    return {
-        "generator": str(world / "base"),
-        "embedder": str(world / "base"),
-        "data": {
-            "passages": str(world / "passages.jsonl"),
-            "questions": str(world / "questions.jsonl"),
-            "max_length": 200,
-            "max_passage_length": 40,
-        },
-        "training": {**shape, **saving, "learning_rate": 3e-3, **training},
-    }
-
-
-def start(recipe: dict[str, Any], folder: Path, **options: Any) -> subprocess.Popen[str]:
-    """Start `cosup train` as a process of its own."""
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "cosup", "train", str(path)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
-
-
-def wait_for(found: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not found():
-        assert process.poll() is None, process.stdout.read() if process.stdout else ""
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return CoSupervisedModel.from_pretrained(folder).state_dict()
+    return runs.recipe_of(world, run, **{"max_steps": STEPS, **training})
 
 
 def test_killed_at_any_moment_it_ends_as_if_it_never_had_been(world: Path, tmp_path: Path) -> None:
@@ -86,7 +45,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_never_had_been(world: Path, tmp_p
     for _ in range(3):
         reached = last_complete_checkpoint(run) if run.is_dir() else None
         process = start(recipe, tmp_path)
-        wait_for(lambda before=reached: last_complete_checkpoint(run) != before, process)  # type: ignore[misc]
+        wait_for(lambda before=reached: last_complete_checkpoint(run) != before, [process])  # type: ignore[misc]
         time.sleep(moments.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -121,7 +80,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(world: Path, tmp_path: Path
     other = tmp_path / "other"
     recipe = recipe_of(world, other)
     process = start(recipe, tmp_path)
-    wait_for(lambda: last_complete_checkpoint(other) is not None, process)
+    wait_for(lambda: last_complete_checkpoint(other) is not None, [process])
     process.kill()
     process.communicate()
     good = last_complete_checkpoint(other)

@@ -62,11 +62,23 @@ def test_the_contrast_may_be_larger_than_the_step(tmp_path: Path) -> None:
     ("more", "message"),
     [
         ({"nsp_batch_size": 3}, "nsp_batch_size is 3; expected at least the 4 examples of a step"),
+        ({"hard_negatives": 1, "max_steps": 2}, "are mined after an epoch, and this run has 1 in all; train longer"),
+        ({"hard_negatives": 1, "max_steps": -1, "num_train_epochs": 0.5}, "and this run has 0.5 in all; train"),
+        ({"hard_negatives": 1, "hard_negatives_every": 2, "max_steps": 4}, "are mined after 2 epochs, and this run"),
+        ({"save_adapters": True}, "save_adapters is true, and the recipe has no adapters to save"),
     ],
 )
 def test_settings_that_exclude_one_another(more: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         _trained(tmp_path, **more)
+
+
+def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(tmp_path: Path) -> None:
+    """A fresh optimizer would be another run without a word."""
+    more = {"save_strategy": "steps", "save_steps": 1, "save_only_model": True}
+    _trained(tmp_path, **more)
+    with pytest.raises(UsageError, match=r"checkpoint-1 holds the model alone \(save_only_model\), and training"):
+        _trained(tmp_path, **more, max_steps=2, resume=True)
 
 
 def test_without_grad_cache_each_pack_is_contrasted_by_itself(tmp_path: Path) -> None:

@@ -206,6 +206,25 @@ def test_a_wrong_value_is_named(record: dict[str, Any], message: str) -> None:
         (with_("training", max_steps=0), "max_steps is 0; expected at least 1, or -1"),
         (with_("training", seed=-1), "seed is -1; expected a number of at least 0"),
         (with_("training", max_steps=-2), "max_steps is -2; expected at least -1"),
+        (
+            with_("training", attention="flesh"),
+            "attention is 'flesh' (did you mean 'flash'?); expected one of",
+        ),
+        ({**with_("objective", hard_negatives=2), "supervision": "ntp"}, "hard_negatives is for retrieval, which sup"),
+        ({**with_("objective", nsp_batch_size=9), "supervision": "ntp"}, "nsp_batch_size is for retrieval, which sup"),
+        ({**with_("objective", symmetric_nsp=True), "supervision": "ntp"}, "symmetric_nsp is for retrieval, which s"),
+        ({**with_("objective", mask_same_answer=True), "supervision": "ntp"}, "mask_same_answer is for retrieval, w"),
+        ({**with_("objective", learn_temperature=True), "supervision": "ntp"}, "learn_temperature is for retrieval, "),
+        (with_("training", resume_from_checkpoint="x"), "resume_from_checkpoint is 'x'; cosup cannot train with it"),
+        (with_("training", bf16_full_eval=True), "bf16_full_eval is True; cosup cannot train with it"),
+        (with_("training", fp16_full_eval=True), "fp16_full_eval is True; cosup cannot train with it"),
+        (with_("training", save_adapters=True), "save_adapters is true, and the recipe has no adapters to save"),
+        (
+            {**with_("training", embedder_learning_rate=1e-4), "embedder": "shared"},
+            "embedder_learning_rate is set, and a shared embedder has no weights of its own",
+        ),
+        ({**with_("training", freeze_embedder=True), "embedder": "shared"}, "a shared embedder cannot be frozen"),
+        ({**with_("training", muon_learning_rate=0.1), "adapters": "lora"}, "muon_learning_rate is for whole matrices"),
         ({**with_("objective", nsp_batch_size=9), "training": {"grad_cache": False}}, "nsp_batch_size needs grad"),
         (with_("objective", gather="all"), "gather is 'all'; expected one of full, own"),
         (with_("training", fsdp=True, muon_learning_rate=0.1), "muon_learning_rate needs whole matrices"),
@@ -352,5 +371,5 @@ def test_the_keys_of_our_own_are_these() -> None:
         *("template", "prompt", "max_length", "max_passage_length", "streaming", "shuffle_buffer"),
     }
     own = {"embedder_learning_rate", "muon_learning_rate", "same_title_examples", "recall_batch_tokens", "packing"}
-    own |= {"micro_batch_tokens", "grad_cache", "ntp_chunk_tokens", "freeze_embedder", "lr_epoch_decay"}
+    own |= {"attention", "micro_batch_tokens", "grad_cache", "ntp_chunk_tokens", "freeze_embedder", "lr_epoch_decay"}
     assert own <= set(known_keys()["training"])

@@ -1,0 +1,128 @@
+"""A run's folder: whose it is, and what is written into it besides checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from cosup.errors import UsageError
+from cosup.modeling import CoSupervisedModel
+from cosup.training.recipe import Recipe
+from cosup.training.saving import whole_folder, write_whole
+
+#: How a run is laid out, shown and saved: what it computes is the same, and so it goes on when these change. How many
+#: examples make a step is kept by the checkpoint (`CoSupervisionTrainer._check_step_size`).
+LAYOUT_KEYS = (
+    *("output_dir", "run_name", "report_to", "disable_tqdm", "use_cpu", "eval_accumulation_steps"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    *("attention", "micro_batch_tokens", "ntp_chunk_tokens", "recall_batch_tokens"),
+    *(
+        "save_strategy",
+        "save_steps",
+        "save_total_limit",
+        "save_only_model",
+        "save_on_each_node",
+        "log_level",
+        "log_level_replica",
+    ),
+    *("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+)
+LAYOUT_FAMILIES = ("fsdp", "activation_checkpointing", "gradient_checkpointing", "dataloader_", "ddp_", "logging_")
+
+
+def same_recipe(folder: Path, recipe: Recipe) -> bool:
+    """Whether a run folder is a recipe's own, whatever the layout of devices, packs, logs and checkpoints."""
+    try:
+        found = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(found, dict) and _computed(found) == _computed(yaml.safe_load(_dump(recipe)))
+
+
+def _computed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe without what changes none of its results; an empty part counts as none."""
+    parts = {name: part for name, part in record.items() if part not in (None, {})}
+    training = parts.pop("training", {})
+    if isinstance(training, Mapping):
+        training = {name: value for name, value in training.items() if not is_layout(name)}
+    return {**parts, "training": training}
+
+
+def is_layout(name: str) -> bool:
+    """Whether a setting of `training` changes the layout alone."""
+    return name in LAYOUT_KEYS or name.startswith(LAYOUT_FAMILIES)
+
+
+def check_folder(folder: Path, recipe: Recipe) -> None:
+    """Refuse a run folder that holds what another recipe, or no recipe, has made.
+
+    Raises:
+        UsageError: it does; names what is there.
+    """
+    check_model_target(folder / "model")
+    began = any(folder.glob("checkpoint-*")) or (folder / "model" / "cosup.json").is_file()
+    if began and not same_recipe(folder, recipe):
+        found = f"a run of another recipe (see {folder / 'recipe.yaml'})"
+        found = found if (folder / "recipe.yaml").is_file() else "a model that no recipe here has made"
+        raise UsageError(f"{folder} holds {found}; choose another --output_dir")
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Put the recipe into the run folder, unless it is there already.
+
+    Raises:
+        UsageError: the folder cannot be written.
+        CosupError: the disk is full; an older recipe is untouched.
+    """
+    path, text = folder / "recipe.yaml", _dump(recipe)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_whole(path, text)
+    except OSError as error:
+        raise UsageError(f"cannot write a run to {folder}: {error.strerror or error}") from error
+
+
+def _dump(recipe: Recipe) -> str:
+    return str(yaml.safe_dump(dict(recipe.source), sort_keys=True, allow_unicode=True))
+
+
+def save_whole(
+    model: CoSupervisedModel,
+    folder: Path,
+    state_dict: dict[str, Any] | None = None,
+    adapters: Literal["merge", "adapters"] = "merge",
+) -> Path:
+    """Write a model folder so that it is there whole or not at all; an older model folder is replaced.
+
+    Args:
+        model: the pair.
+        folder: where to.
+        state_dict: its weights, unsharded, where the model holds a share of them.
+        adapters: see `CoSupervisedModel.save_pretrained`.
+
+    Raises:
+        UsageError: the folder holds something else.
+        CosupError: the disk is full.
+    """
+    check_model_target(folder)
+    with whole_folder(folder, listed=False) as draft:
+        model.save_pretrained(draft, state_dict=state_dict, adapters=adapters)
+    return folder
+
+
+def check_model_target(folder: Path) -> None:
+    """Make sure that a model folder can stand at `folder` without the loss of anything else.
+
+    Raises:
+        UsageError: a file, or a folder that is neither a model's nor empty, is there.
+    """
+    if (
+        folder.exists()
+        and not (folder / "cosup.json").is_file()
+        and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise UsageError(f"cannot write a model to {folder}: something else is there; move it or choose another folder")
