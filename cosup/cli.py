@@ -79,16 +79,6 @@ Index = Annotated[
         show_default=False,
     ),
 ]
-RetFirst = Annotated[bool, typer.Option("--ret-first", help="Retrieve before the first word.")]
-CtxTruncate = Annotated[bool, typer.Option("--ctx-truncate", help="Drop each passage once its claim is written.")]
-Sample = Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest token.")]
-Temperature = Annotated[float, typer.Option("--temperature", help="Of sampling.")]
-TopP = Annotated[float, typer.Option("--top-p", help="Nucleus of sampling.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of sampling.")]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Tokens to write; passages are not counted.")]
-MaxLength = Annotated[
-    int | None, typer.Option("--max-length", help="Tokens of prompt, passages and text.  [default: the model's own]")
-]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="auto: bfloat16 on a GPU, float32 on a CPU.")]
 
 
@@ -319,20 +309,14 @@ def index(
 
 
 @app.command()
+@opt.with_writing
 def ask(
     context: typer.Context,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.", show_default=False)],
     model: Model,
     index: Index,
+    writing: dict[str, Any],
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
-    ret_first: RetFirst = False,
-    ctx_truncate: CtxTruncate = False,
-    sample: Sample = False,
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.9,
-    seed: Seed = 0,
-    max_new_tokens: MaxNewTokens = 256,
-    max_length: MaxLength = None,
     retriever: opt.RetrieverName = None,
     query_text: opt.QueryText = None,
     query_prompt: opt.QueryPrompt = None,
@@ -344,12 +328,11 @@ def ask(
     \b
     cosup ask --model runs/demo/model --index runs/demo/index "Where was Ada Thorne born?"
     """
-    from cosup.generation.settings import GenerationSettings
     from cosup.records import Question
 
     shell: Shell = context.obj
     asked = Question("question", _checked_text(question))
-    settings = GenerationSettings(max_new_tokens, max_length, sample, temperature, top_p, seed, ret_first, ctx_truncate)
+    settings = opt.settings_of(writing)
     choice = _retriever_choice(retriever, query_text, query_prompt, passage_prompt)
     engine, found, _ = _load_engine(shell, (model, index), settings, dtype, choice)
     engine.check(asked)
@@ -360,21 +343,15 @@ def ask(
 
 
 @app.command()
+@opt.with_writing
 def generate(
     context: typer.Context,
     model: Model,
     index: Index,
+    writing: dict[str, Any],
     questions: Annotated[Path, typer.Option("--questions", help="questions.jsonl.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", help="predictions.jsonl to write.", show_default=False)],
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions at once.")] = 32,
-    ret_first: RetFirst = False,
-    ctx_truncate: CtxTruncate = False,
-    sample: Sample = False,
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.9,
-    seed: Seed = 0,
-    max_new_tokens: MaxNewTokens = 256,
-    max_length: MaxLength = None,
     retriever: opt.RetrieverName = None,
     query_text: opt.QueryText = None,
     query_prompt: opt.QueryPrompt = None,
@@ -391,10 +368,9 @@ def generate(
     """
     from cosup.data.reading import read_questions
     from cosup.generation import predict
-    from cosup.generation.settings import GenerationSettings
 
     shell: Shell = context.obj
-    settings = GenerationSettings(max_new_tokens, max_length, sample, temperature, top_p, seed, ret_first, ctx_truncate)
+    settings = opt.settings_of(writing)
     predict.check_output(output)
     asked = read_questions(questions)
     choice = _retriever_choice(retriever, query_text, query_prompt, passage_prompt)

@@ -1,11 +1,20 @@
-"""Options of the command line that need many words: for pairs made elsewhere, and for retrieval by others."""
+"""Options of the command line that need many words: for pairs made elsewhere, retrieval by others, and writing."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+from cosup.errors import UsageError
+
+if TYPE_CHECKING:
+    from cosup.generation.settings import GenerationSettings
 
 # -- join ----------------------------------------------------------------------------------------------------------
 
@@ -72,3 +81,102 @@ QueryPrompt = Annotated[
 PassagePrompt = Annotated[
     str | None, typer.Option("--passage-prompt", help="Put before a passage for sentence-transformers.")
 ]
+
+#: What `ask` and `generate` say of how to write: field of `GenerationSettings` -> type and default of its option.
+WRITING: Mapping[str, tuple[Any, Any]] = {
+    "ret_first": (Annotated[bool, typer.Option("--ret-first", help="Retrieve before the first word.")], False),
+    "ctx_truncate": (
+        Annotated[bool, typer.Option("--ctx-truncate", help="Drop a passage from the context after its claim.")],
+        False,
+    ),
+    "do_sample": (
+        Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest token.")],
+        False,
+    ),
+    "temperature": (Annotated[float, typer.Option("--temperature", help="Of sampling.")], 0.7),
+    "top_p": (Annotated[float, typer.Option("--top-p", help="Of sampling: probability mass to draw from.")], 0.9),
+    "seed": (Annotated[int, typer.Option("--seed", help="Of sampling.")], 0),
+    "max_new_tokens": (
+        Annotated[int, typer.Option("--max-new-tokens", help="Tokens to write; passages are not counted.")],
+        256,
+    ),
+    "max_length": (
+        Annotated[
+            int | None,
+            typer.Option("--max-length", help="Tokens of prompt, passages and text.  [default: the model's own]"),
+        ],
+        None,
+    ),
+    "max_retrievals": (Annotated[int, typer.Option("--max-retrievals", help="Searches in an answer at most.")], 8),
+    "top_k": (Annotated[int, typer.Option("--top-k", help="Hits kept of each search.")], 10),
+    "passages_per_retrieval": (
+        Annotated[int, typer.Option("--read", help="Passages read after each search; a claim cites them all.")],
+        1,
+    ),
+    "min_score": (
+        Annotated[
+            float | None,
+            typer.Option("--min-score", help="Score of the best hit below which nothing is read and nothing cited."),
+        ],
+        None,
+    ),
+    "distinct_passages": (
+        Annotated[bool, typer.Option("--distinct", help="Never read a passage twice in one answer.")],
+        False,
+    ),
+    "where": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--filter",
+                metavar="JSON",
+                help='What a passage\'s metadata must meet: \'{"lang": "en", "year": {"gte": 2000}}\'.',
+            ),
+        ],
+        None,
+    ),
+    "beam_size": (
+        Annotated[int, typer.Option("--beam", help="Partial answers kept at each search; 1: the first hit.")],
+        1,
+    ),
+    "beam_passages": (Annotated[int, typer.Option("--beam-passages", help="Hits each of them goes on with.")], 2),
+}
+
+
+def with_writing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Put the options of `WRITING` in the place of a command's parameter `writing`, which gets them as a mapping."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, writing={name: kwargs.pop(name) for name in WRITING}, **kwargs)
+
+    hints = get_type_hints(command, include_extras=True)
+    own = inspect.signature(command).parameters
+    kept = [p.replace(annotation=hints[name]) for name, p in own.items() if name != "writing"]
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in WRITING.items()
+    ]
+    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept] + more, return_annotation=None
+    )
+    wrapped.__annotations__ = {p.name: p.annotation for p in [*kept, *more]}
+    return wrapped
+
+
+def settings_of(writing: Mapping[str, Any]) -> GenerationSettings:
+    """Return the settings that the options of `WRITING` ask for.
+
+    Raises:
+        UsageError: a value cannot be used.
+    """
+    from cosup.generation.settings import GenerationSettings
+    from cosup.index.filters import Filter
+
+    where = None
+    if writing["where"] is not None:
+        try:
+            where = Filter.parse(json.loads(writing["where"]))
+        except ValueError:
+            raise UsageError(f'--filter is {writing["where"]!r}; expected JSON such as {{"lang": "en"}}') from None
+    return GenerationSettings(**{**writing, "where": where})

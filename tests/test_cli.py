@@ -24,6 +24,16 @@ from tests.pairs import TinyWorld, save_pair
 
 ANSWERING = ["--ctx-truncate", "--dtype", "--help", "--index", "--max-length", "--max-new-tokens", "--model"]
 ANSWERING += ["--ret-first", "--sample", "--seed", "--temperature", "--top-p"]
+ANSWERING += [
+    "--max-retrievals",
+    "--top-k",
+    "--read",
+    "--min-score",
+    "--distinct",
+    "--filter",
+    "--beam",
+    "--beam-passages",
+]
 ANSWERING += ["--retriever", "--query-text", "--query-prompt", "--passage-prompt"]
 COMMANDS = {
     "demo": ["--compare", "--help", "--output", "--seed"],
@@ -565,3 +575,17 @@ def test_tasks_are_named_by_as_much_of_their_path_as_is_needed() -> None:
     one, two, other = Path("/d/a/q.jsonl"), Path("/d/b/q.jsonl"), Path("/d/b/r.jsonl")
     assert task_names([one, other]) == {one: "q", other: "r"}
     assert task_names([one, two]) == {one: "a/q", two: "b/q"}
+
+
+def test_an_answer_can_be_told_how_to_read(cosup: Cosup, tiny_world: TinyWorld) -> None:
+    """Filter, threshold and passages a search, through the command line."""
+    words = ["ask", "Who?", "--model", tiny_world.model, "--index", tiny_world.index, "--json", "--ret-first"]
+    words += ["--max-new-tokens", "4", "--max-retrievals", "1"]
+    both = json.loads(cosup(*words, "--read", "2", "--top-k", "3").out)["retrievals"][0]
+    assert (both["read"], len(both["hits"])) == (2, 3)
+    none = json.loads(cosup(*words, "--min-score", "2").out)
+    assert (none["retrievals"][0]["read"], none["citations"]) == (0, [])
+    filtered = json.loads(cosup(*words, "--filter", '{"lang": "en"}').out)["retrievals"][0]
+    assert (filtered["read"], filtered["hits"]) == (0, [])
+    assert "expected JSON such as" in cosup.refused(*words, "--filter", "lang=en")
+    assert "leave out do_sample" in cosup.refused(*words, "--beam", "2", "--sample")

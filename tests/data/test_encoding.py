@@ -98,12 +98,12 @@ def test_answering_sees_the_tokens_of_training(name: str) -> None:
     hits = {i: (Hit(i, 1.0),) for i in PASSAGES}
     wanted = iter(encoded.passage_ids)
     while row.stage is not Stage.DONE:
-        row.take_pending()
+        row.take(1000)
         assert row.context == encoded.input_ids[: len(row.context)]
         if row.context[-1] == made.control.ret:
             row.stage = Stage.RETRIEVING
             passage_id = next(wanted)
-            row.read(hits[passage_id], made.passage(PASSAGES[passage_id]))
+            row.read(hits[passage_id], [made.passage(PASSAGES[passage_id])])
         else:
             row._write(encoded.input_ids[len(row.context)])
     assert [*row.context, made.control.eos] == encoded.input_ids
