@@ -18,6 +18,7 @@ from cosup.version import __version__
 
 if TYPE_CHECKING:
     from cosup.generation.engine import Engine
+    from cosup.generation.events import Retrieved
     from cosup.generation.retrievers.opening import RetrieverChoice
     from cosup.generation.settings import GenerationSettings
     from cosup.index.base import VectorIndex
@@ -648,12 +649,16 @@ def _retriever_choice(name: str | None, query: str | None, *prompts: str | None)
 
 
 def _show_live(shell: Shell, engine: Engine, question: Any, index: VectorIndex) -> None:
-    """Write an answer as it comes, then draw what it cites."""
+    """Write an answer as it comes, in a terminal with what it finds, then draw what it cites."""
     from cosup.console import draw_citations, safe_text
+    from cosup.generation.events import Retrieved
     from cosup.generation.live import LiveText
 
     live = LiveText(question)
     for event in engine.stream(question):
+        if isinstance(event, Retrieved) and sys.stdout.isatty():
+            sys.stdout.write("\n" if live.shown else "")
+            shell.note(_found(event, index))
         sys.stdout.write(safe_text(live.add(event)))
         sys.stdout.flush()
     sys.stdout.write("\n")
@@ -662,6 +667,12 @@ def _show_live(shell: Shell, engine: Engine, question: Any, index: VectorIndex) 
         draw_citations(
             shell.out, live.answer, {c.passage_id: index.passage(c.passage_id) for c in live.answer.citations}
         )
+
+
+def _found(event: Retrieved, index: VectorIndex) -> str:
+    """Say in a line what a search found, and whether it is read."""
+    hits = [f"{index.passage(h.passage_id).title or h.passage_id} {h.score:.3f}" for h in event.hits[:3]]
+    return f"{'reads' if event.read else 'reads none of'} {' | '.join(hits) or 'nothing found'}"
 
 
 def _checked_text(question: str) -> str:
