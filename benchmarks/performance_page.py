@@ -4,7 +4,8 @@
 
 Reads `training.json` and `training_loss.json` (training.py), `embedding.json` and `embedding_small.json`
 (embedding.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json` (gpu_training.py),
-`two_nodes.json` (two_nodes.py) and `retrieval.json` (retrieval.py); a section whose record is not there is left out.
+`two_nodes.json` (two_nodes.py), `retrieval.json` (retrieval.py), `answering.json`, `answering_bf16.json` and
+`answering_demo.json` (answering.py); a section whose record is not there is left out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import retrieval
+from answering import table as answering_table
 from embedding import table as embedding_table
 from training import table
 
@@ -218,6 +220,27 @@ def search(record: Record) -> list[str]:
     return lines + origin(record)
 
 
+def answering(record: Record) -> list[str]:
+    """The engine against the paper's inference and against plain generation."""
+    own = record["settings"]
+    right = record["right"]
+    return [
+        f"## Answering ({own['model']}, {own['dtype']})",
+        "",
+        "`baseline` is the paper's inference as it is described, written anew (`benchmarks/answering_yardstick.py`): "
+        "float32, one question at a time, everything read again after each retrieval. `plain generate` writes as many "
+        "tokens after the same prompts and passages; overhead is its rate over cosup's. "
+        f"{own['alone']} questions one at a time, {own['count']} with 32 at once; {own['threads']} threads; greedy; "
+        f"medians over {own['rounds']} rounds.",
+        "",
+        *answering_table(record),
+        "",
+        f"The same text as the baseline's: {100 * record['same_text']:.0f}%. Answers that hold a gold answer: baseline "
+        f"{100 * record['baseline_right']:.0f}%, cosup {100 * right['1']:.0f}% on the same questions.",
+        *origin(record),
+    ]
+
+
 SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "training": training,
     "training_loss": training_loss,
@@ -229,6 +252,9 @@ SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "lora_memory": lora_memory,
     "two_nodes": two_nodes,
     "retrieval": search,
+    "answering": answering,
+    "answering_bf16": answering,
+    "answering_demo": answering,
 }
 
 
