@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -38,6 +39,19 @@ UNSUPPORTED = (
     "include_for_metrics",
 )
 _OF_NSP = ("nsp_batch_size", "hard_negatives", "symmetric_nsp", "mask_same_answer", "learn_temperature")
+# Trackers of transformers that are known here: module, and what pip calls it.
+_TRACKERS = {
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "trackio": ("trackio", "trackio"),
+    "wandb": ("wandb", "wandb"),
+    "mlflow": ("mlflow", "mlflow"),
+    "comet_ml": ("comet_ml", "comet_ml"),
+    "clearml": ("clearml", "clearml"),
+    "codecarbon": ("codecarbon", "codecarbon"),
+    "dvclive": ("dvclive", "dvclive"),
+    "neptune": ("neptune", "neptune"),
+    "swanlab": ("swanlab", "swanlab"),
+}
 _OPTIONAL = (
     "embedder_learning_rate",
     "muon_learning_rate",
@@ -176,6 +190,7 @@ class CoSupervisionConfig(TrainingArguments):
         for name in UNSUPPORTED:
             if getattr(self, name, None):
                 raise UsageError(f"{name} is {getattr(self, name)!r}; cosup cannot train with it, leave it out")
+        _check_trackers(self.report_to)
         if not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments takes bf16 on a CPU only where the CPU is asked for
         self._name_checkpointing()
@@ -253,6 +268,16 @@ def check_pairing(args: CoSupervisionConfig, adapters: bool, shared: bool) -> No
         raise UsageError("embedder_learning_rate is set, and a shared embedder has no weights of its own; leave it out")
     if shared and args.freeze_embedder:
         raise UsageError("a shared embedder cannot be frozen: it is the generator; leave out freeze_embedder")
+
+
+def _check_trackers(asked: Any) -> None:
+    """Refuse trackers that are unknown or not installed; `Trainer` would find out when the models are loaded."""
+    names = asked if isinstance(asked, list) else [] if asked in (None, "none", "all") else [asked]
+    for name in names:
+        _check_choice("report_to", name, (*_TRACKERS, "none", "all"))
+        module, package = _TRACKERS.get(name, ("", ""))
+        if module and find_spec(module) is None:
+            raise UsageError(f"report_to is '{name}', which is not installed; pip install {package}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

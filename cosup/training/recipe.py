@@ -155,6 +155,7 @@ def parse_recipe(record: Mapping[str, Any], where: str = "recipe") -> Recipe:
         if not isinstance(parts[name], Mapping):
             raise UsageError(f"{where}: '{name}' is {parts[name]!r}; expected a mapping")
         _check_keys(parts[name], known, where, f"{name}.")
+    parts["training"] = {name: _strategy(name, value) for name, value in parts["training"].items()}
     for name in ("objective", "training"):
         _check_types(parts[name], where, f"{name}.")
     for name in ("generator", "embedder"):
@@ -283,6 +284,11 @@ def _check_types(values: Mapping[str, Any], where: str, prefix: str) -> None:
         if kinds <= words.keys() and type(value) not in taken:
             expected = " or ".join(word for kind, word in words.items() if kind in kinds)
             raise UsageError(f"{where}: {prefix}{name} is {value!r}; expected {expected}")
+
+
+def _strategy(name: str, value: Any) -> Any:
+    """Read `save_strategy: no` as it is meant: YAML 1.1 takes a bare `no` for false."""
+    return "no" if value is False and name.endswith("_strategy") else value
 
 
 def _numbers(value: Any) -> Any:

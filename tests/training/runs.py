@@ -13,20 +13,54 @@ from typing import Any
 
 import torch
 import yaml
+from datasets import Dataset
+from transformers import GPT2LMHeadModel
 
 from cosup.data.writing import write_jsonl
 from cosup.modeling import CoSupervisedModel
 from tests import pairs
 
 HOUSE = Path(__file__).parents[2]
+RECIPES = sorted((HOUSE / "recipes").glob("*.yaml"))
+SHARDED = [path for path in RECIPES if "fsdp: true" in path.read_text()]
 
 
 def write_world(folder: Path) -> Path:
-    """Write a base model, passages and questions into a folder."""
+    """Write base models of two families and widths, passages, questions and examples into a folder."""
     pairs.save_base(folder / "base", [*(p.rendered for p in pairs.PASSAGES), *(q.question for q in pairs.QUESTIONS)])
     write_jsonl(folder / "passages.jsonl", pairs.PASSAGES)
     write_jsonl(folder / "questions.jsonl", pairs.QUESTIONS)
+    write_jsonl(folder / "examples.jsonl", pairs.EXAMPLES)
+    rows = [{"id": p.id, "title": p.title, "text": p.text} for p in pairs.PASSAGES]
+    Dataset.from_list(rows).to_parquet(str(folder / "passages.parquet"))
+    _, words = pairs.generator("gpt2")
+    torch.manual_seed(3)
+    GPT2LMHeadModel(pairs.config("gpt2", len(words), 16)).save_pretrained(folder / "narrow")
+    words.save_pretrained(folder / "narrow")
     return folder
+
+
+def tiny(path: Path, world: Path, run: Path) -> dict[str, Any]:
+    """Return a shipped recipe with everything it says but its size: tiny models and data, two steps.
+
+    Each kind of source stays what it is: questions or examples, JSONL or Parquet.
+    """
+    record: dict[str, Any] = yaml.safe_load(path.read_text())
+    record["generator"] = str(world / "base")
+    if record["embedder"] != "shared":
+        record["embedder"] = str(world / ("narrow" if "gpt2" in record["embedder"] else "base"))
+    data = record["data"]
+    for name in {"passages", "questions", "examples", "eval_questions", "eval_examples"} & data.keys():
+        data[name] = str(world / (name.removeprefix("eval_") + Path(data[name]).suffix))
+    data |= {"max_length": 200, "max_passage_length": 40, "shuffle_buffer": 4}
+    objective = record.get("objective") or {}
+    if "nsp_batch_size" in objective:
+        objective["nsp_batch_size"] = 12
+    size = 8 if "hard_negatives" in objective else 4  # the second step is a second epoch's, for which they are mined
+    record["training"] |= {"max_steps": 2, "per_device_train_batch_size": size, "micro_batch_tokens": 120}
+    record["training"] |= {"warmup_steps": 0, "logging_steps": 1, "use_cpu": True, "disable_tqdm": True}
+    record["training"]["output_dir"] = str(run)
+    return record
 
 
 def recipe_of(world: Path, run: Path, **training: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from cosup.training.recipe import parse_recipe
 from cosup.training.run import train
 from cosup.training.saving import last_complete_checkpoint
 from tests.training import worker
-from tests.training.runs import end, recipe_of, start_two, torchrun, wait_for, weights, write_world
+from tests.training.runs import SHARDED, end, recipe_of, start_two, tiny, torchrun, wait_for, weights, write_world
 
 pytestmark = pytest.mark.distributed
 
@@ -180,6 +180,19 @@ def test_what_is_left_of_a_run_says_that_it_lost_a_process(tmp_path: Path) -> No
     assert both[0].returncode == 1
     assert "error: process 0 of the run lost another one" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("path", SHARDED, ids=lambda p: p.stem)
+def test_every_sharded_recipe_runs(path: Path, tmp_path: Path) -> None:
+    """FSDP2 and activation checkpointing as the recipe has them, on two processes: a plain model folder at the end."""
+    record = tiny(path, write_world(tmp_path), tmp_path / "run")
+    assert record["training"]["fsdp"]
+    assert record["training"]["activation_checkpointing"]
+    torchrun(record, tmp_path)
+    model = CoSupervisedModel.from_pretrained(tmp_path / "run" / "model")
+    log = json.loads((tmp_path / "run" / "metrics.json").read_text())["log"]
+    assert sum("loss" in entry for entry in log) == 2
+    assert model.embed_ids([model.encode_passage("Red Tide :: Red Tide is a book.")]).isfinite().all()
 
 
 def test_a_process_that_hangs_ends_the_others_within_the_timeout(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_every_recipe_parses_and_gives_a_configuration(path: Path, tmp_path: Pat
     assert config.learning_rate == recipe.training["learning_rate"]
     assert (settings.similarity, settings.temperature) == (config.similarity, config.temperature)
     assert settings.max_length == recipe.data.max_length
+    assert (settings.prompt, settings.template) == (recipe.data.prompt, recipe.data.template)
 
 
 # What a recipe says
@@ -314,6 +315,23 @@ def test_overrides_are_dotted_or_bare_with_dashes_or_not(tmp_path: Path) -> None
     assert recipe.objective == {"nsp_weight": 0.7, "similarity": "inner_product"}
     assert recipe.training == {"learning_rate": 2e-5, "per_device_train_batch_size": 3, "bf16": True}
     assert recipe.source["training"]["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize("name", ["save_strategy", "logging_strategy", "eval_strategy"])
+def test_a_bare_no_is_a_strategy(name: str, tmp_path: Path) -> None:
+    """YAML reads `--save_strategy no` as false."""
+    recipe = load_recipe(written(tmp_path), [(name, "no")])
+    assert recipe.training == {name: "no"}
+    assert getattr(recipe.config(), name) == "no"
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to install."""
+    monkeypatch.setattr("cosup.training.config.find_spec", lambda name: None)
+    assert refused(with_("training", report_to="wandb")) == (
+        "report_to is 'wandb', which is not installed; pip install wandb"
+    )
+    assert parse_recipe(with_("training", report_to="none")).config().report_to == []
 
 
 def test_the_last_override_counts(tmp_path: Path) -> None:

@@ -9,29 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from transformers import GPT2LMHeadModel
 
-from cosup.data.writing import write_jsonl
+from cosup.data.encoding import PROMPT
 from cosup.errors import InputError, UsageError
 from cosup.modeling import CoSupervisedModel
 from cosup.training.recipe import Recipe, parse_recipe
 from cosup.training.run import save_whole, train
 from tests import pairs
+from tests.training.runs import RECIPES, SHARDED, tiny, write_world
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a base model, passages and questions."""
-    folder = tmp_path_factory.mktemp("world")
-    pairs.save_base(folder / "base", [*(p.rendered for p in pairs.PASSAGES), *(q.question for q in pairs.QUESTIONS)])
-    _, words = pairs.generator("gpt2")
-    torch.manual_seed(3)
-    GPT2LMHeadModel(pairs.config("gpt2", len(words), 16)).save_pretrained(folder / "narrow")
-    words.save_pretrained(folder / "narrow")
-    write_jsonl(folder / "passages.jsonl", pairs.PASSAGES)
-    write_jsonl(folder / "questions.jsonl", pairs.QUESTIONS)
-    return folder
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 def _recipe(world: Path, run: Path, data: dict[str, Any] | None = None, **training: Any) -> Recipe:
@@ -112,28 +103,42 @@ def test_a_question_that_teaches_nothing_is_named_by_its_line(world: Path, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [path for path in RECIPES if path not in SHARDED], ids=lambda p: p.stem)
 def test_every_recipe_runs(path: Path, world: Path, tmp_path: Path) -> None:
-    """Each shipped recipe trains two steps, with tiny models and data on one device, and leaves a usable model."""
-    record = yaml.safe_load(path.read_text())
-    record["generator"] = str(world / "base")
-    if record["embedder"] != "shared":
-        record["embedder"] = str(world / "narrow") if "gpt2" in record["embedder"] else str(world / "base")
-    asked = str(world / "questions.jsonl")
-    kept = {name: value for name, value in record["data"].items() if name in ("streaming", "template")}
-    lengths = {"max_length": 200, "max_passage_length": 40, "shuffle_buffer": 4}
-    record["data"] = {"passages": str(world / "passages.jsonl"), "questions": asked, "eval_questions": asked}
-    record["data"] |= {**kept, **lengths}
-    steps = {"max_steps": 2, "per_device_train_batch_size": 4, "warmup_steps": 0, "logging_steps": 1}
-    alone = {"fsdp": None, "micro_batch_tokens": 120, "use_cpu": True, "disable_tqdm": True}
-    if "nsp_batch_size" in record["objective"]:
-        record["objective"]["nsp_batch_size"] = 12
-    record["training"] |= {**steps, **alone, "output_dir": str(tmp_path / "run")}
+    """Each shipped recipe trains two steps as it is, but tiny, and leaves a usable model; see also test_distributed."""
+    record = tiny(path, world, tmp_path / "run")
     model = CoSupervisedModel.from_pretrained(train(parse_recipe(record)))
     log = json.loads((tmp_path / "run" / "metrics.json").read_text())["log"]
     assert sum("loss" in entry for entry in log) == 2
     assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
     assert model.embed_ids([model.encode_passage("Red Tide :: Red Tide is a book.")]).isfinite().all()
+    assert (model.base is not None) == bool(record["training"].get("save_adapters"))
+    assert model.settings.prompt == record["data"].get("prompt", PROMPT)
+    mined = list((tmp_path / "run").glob("checkpoint-*/hard_negatives.json"))
+    if "hard_negatives" in (record.get("objective") or {}):
+        assert json.loads(mined[-1].read_text())["epoch"] == 1
+    if "eval_strategy" in record["training"]:
+        assert any("eval_recall@1" in entry for entry in log) == (record.get("supervision") != "ntp")
+
+
+FIGURES = ("loss", "ntp_loss", "nsp_loss", "nsp_accuracy", "generator_grad_norm", "embedder_grad_norm")
+FIGURES += ("tokens_per_second", "padding_share", "memory_gb")
+
+
+def test_a_tracker_gets_every_figure(world: Path, tmp_path: Path) -> None:
+    """`report_to: tensorboard`: a tag for each, with a value at each logged step; the held-out ones as well."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    path = next(path for path in RECIPES if "report_to: tensorboard" in path.read_text())
+    record = tiny(path, world, tmp_path / "run")
+    record["training"] |= {"eval_strategy": "steps", "eval_steps": 1}
+    train(parse_recipe(record))
+    (written,) = {file.parent for file in (tmp_path / "run").rglob("events.out.tfevents.*")}
+    found = events.EventAccumulator(str(written))
+    found.Reload()
+    log = json.loads((tmp_path / "run" / "metrics.json").read_text())["log"]
+    for name in FIGURES:
+        values = {event.step: event.value for event in found.Scalars(f"train/{name}")}
+        logged = {entry["step"]: entry[name] for entry in log if name in entry}
+        assert set(values) == {1, 2}
+        assert values == pytest.approx(logged, rel=1e-5)
+    assert {"eval/ntp_loss", "eval/nsp_loss", "eval/recall@1"} <= set(found.Tags()["scalars"])
