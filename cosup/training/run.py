@@ -83,6 +83,7 @@ def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None) -
     )
     barrier()
     if config.should_save:
+        remove_drafts(folder)
         claim(folder, recipe)
     trainer = CoSupervisionTrainer(model, config, data.examples, data.passages, data.held_out or None)
     if progress is not None:
@@ -111,8 +112,6 @@ def _train(trainer: CoSupervisionTrainer, checkpoint: Path | None) -> dict[str, 
 
     There `Trainer` itself would go on for one more step.
     """
-    if trainer.args.should_save:
-        remove_drafts(Path(str(trainer.args.output_dir)))
     if checkpoint is None:
         return dict(trainer.train().metrics)
     if trainer.args.should_save:

@@ -21,7 +21,8 @@ from cosup.training.config import PRESETS
 from cosup.training.recipe import parse_recipe
 from cosup.training.run import train
 from cosup.training.saving import last_complete_checkpoint
-from tests.training import worker
+from tests.bases import write_all
+from tests.training import pairings, worker
 from tests.training.runs import SHARDED, end, recipe_of, start_two, tiny, torchrun, wait_for, weights, write_world
 
 pytestmark = pytest.mark.distributed
@@ -103,6 +104,32 @@ def test_two_processes_equal_one(names: Sequence[str], more: dict[str, Any], tmp
         assert record["log"][0]["nsp_accuracy"] == log[0]["nsp_accuracy"]
         for figure in ("eval_ntp_loss", "eval_recall@1", "eval_recall@10"):
             assert record["eval"][figure] == pytest.approx(figures[figure], rel=1e-5)
+
+
+PAIRS = ("qwen2+gpt2", "gpt2+llama", "llama+llama", "shared", "shared-lora", "one-base", "two-bases", "frozen")
+
+
+@pytest.mark.parametrize("sharding", [{}, FSDP], ids=["ddp", "fsdp2"])
+def test_two_processes_equal_one_over_all_kinds_of_pairs(sharding: dict[str, Any], tmp_path: Path) -> None:
+    """Proof 2: mixed families, shared weights, adapters on one base and on two, a frozen embedder; several packs."""
+    write_all(tmp_path / "bases")
+
+    def settings(name: str, processes: int, **more: Any) -> dict[str, Any]:
+        config = {**SGD, **pairings.options_of(name), "per_device_train_batch_size": 4 // processes, **more}
+        config |= {"micro_batch_tokens": 200}
+        pair = {"pairing": name, "bases": str(tmp_path / "bases")}
+        return {"folder": str(tmp_path / f"{name}-{processes}"), "config": config, "pair": pair, "evaluate": True}
+
+    both = run(2, *(settings(name, 2, **sharding) for name in PAIRS))
+    for name, (two, record) in zip(PAIRS, both, strict=True):
+        one, log, figures = alone(**settings(name, 1))
+        same({n: one[n] for n in one.keys() & two.keys()}, {n: two[n] for n in one.keys() & two.keys()}, 5e-5)
+        trained = pairings.start(tmp_path / "bases", name)
+        missing = {n for n, p in trained.named_parameters() if p.requires_grad} - two.keys()
+        assert not missing, name
+        assert record["log"][0]["loss"] == pytest.approx(log[0]["loss"], rel=1e-5), name
+        assert record["eval"]["eval_ntp_loss"] == pytest.approx(figures["eval_ntp_loss"], rel=1e-4), name
+        assert record["eval"]["eval_recall@10"] == figures["eval_recall@10"], name
 
 
 def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
