@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import signal
 import time
@@ -169,6 +170,23 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(rate: float, worl
     assert step > 1
     assert f"the last good checkpoint is {tmp_path / f'checkpoint-{step - 1}'}" in str(found.value)
     assert not (tmp_path / f"checkpoint-{step}").exists()
+
+
+def test_examples_that_are_only_contrasted_are_named_too(tmp_path: Path) -> None:
+    """One of them may be the cause."""
+    config = CoSupervisionConfig(
+        output_dir=str(tmp_path), max_steps=1, nsp_batch_size=5, per_device_train_batch_size=2, use_cpu=True,
+        disable_tqdm=True,
+    )  # fmt: skip
+    trainer = CoSupervisionTrainer(pairs.pair(), config, pairs.EXAMPLES, pairs.PASSAGES)
+    with torch.no_grad():
+        trainer.model.embedder.get_input_embeddings().weight.fill_(float("nan"))  # type: ignore[operator]
+    with pytest.raises(
+        CosupError, match=r"examples of the step: (q\d), (q\d); contrasted with (q\d), (q\d), (q\d)"
+    ) as found:
+        trainer.train()
+    named = re.findall(r"\bq\d\b", str(found.value))
+    assert len(set(named)) == 5
 
 
 def test_gradients_that_are_no_numbers_stop_the_run_without_clipping_too(world: Path, tmp_path: Path) -> None:
