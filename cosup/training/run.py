@@ -24,7 +24,7 @@ from cosup.training.curves import draw_curves
 from cosup.training.processes import barrier, gather_objects, rank, world_size
 from cosup.training.progress import Report, report_to
 from cosup.training.recipe import DataSettings, Recipe
-from cosup.training.run_folder import check_folder, check_model_target, claim, same_recipe, save_whole
+from cosup.training.run_folder import check_folder, check_model_target, check_shared, claim, same_recipe, save_whole
 from cosup.training.saving import last_complete_checkpoint, remove_drafts, write_whole
 from cosup.training.trainer import CoSupervisionTrainer
 
@@ -85,6 +85,7 @@ def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None) -
     if config.should_save:
         remove_drafts(folder)
         claim(folder, recipe)
+    check_shared(folder)
     trainer = CoSupervisionTrainer(model, config, data.examples, data.passages, data.held_out or None)
     if progress is not None:
         report_to(trainer, progress if config.should_save else _silent)

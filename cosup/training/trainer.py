@@ -586,7 +586,8 @@ class CoSupervisionTrainer(Trainer):
             )
         assert self.optimizer is not None
         assert self.lr_scheduler is not None
-        load_state_by_name(self.optimizer, self.model, torch.load(Path(checkpoint) / OPTIMIZER, weights_only=True))
+        saved = torch.load(Path(checkpoint) / OPTIMIZER, weights_only=True, mmap=True)  # read as it is copied
+        load_state_by_name(self.optimizer, self.model, saved)
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
         self._mined.load(Path(checkpoint))
 

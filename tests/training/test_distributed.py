@@ -243,6 +243,23 @@ def test_a_process_that_hangs_ends_the_others_within_the_timeout(tmp_path: Path)
     assert last_complete_checkpoint(folder) is not None
 
 
+def test_processes_that_do_not_see_one_folder_are_told_so(tmp_path: Path) -> None:
+    """As on two nodes without a shared file system: one line on each, before anything is trained."""
+    recipe = recipe_of(write_world(tmp_path), tmp_path / "run")
+    both = start_two(
+        recipe, tmp_path, own=[("--output_dir", str(tmp_path / "run")), ("--output_dir", str(tmp_path / "b"))]
+    )
+    try:
+        said = [process.communicate(timeout=120)[0] for process in both]
+    finally:
+        end(both)
+    assert [process.returncode for process in both] == [2, 2]
+    wanted = f"error: process 1 does not see {tmp_path / 'run'}, which process 0 writes; give all nodes an --output_dir"
+    assert wanted in said[0]
+    assert all("error: process 1 does not see" in text and "Traceback" not in text for text in said)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
+
+
 def test_a_run_goes_on_with_another_number_of_devices_by_its_command(tmp_path: Path) -> None:
     """`cosup train` on one process, then the same recipe by torchrun on two, laid out anew: the same model."""
     recipe = recipe_of(write_world(tmp_path), tmp_path / "run", max_steps=4, save_total_limit=4)
