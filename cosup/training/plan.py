@@ -99,10 +99,7 @@ class Plan:
             ("largest pack", packs),
             ("memory a device", f"{whole} at most, without the driver's own"),
             *((f"  {name}", "not known" if size is None else _size(size)) for name, size in self.memory.items()),
-            (
-                "host memory",
-                f"{_size(self.host[0])} a process to start, {_size(self.host[1])} in the first to save",
-            ),
+            ("host memory", f"{_size(self.host[0])} a process to start, {_size(self.host[1])} in the first to save"),
             ("examples", self._examples()),
             ("steps", self._steps()),
         )
