@@ -198,7 +198,7 @@ def add_up() -> None:
     import torch
     import torch.distributed as dist
 
-    from cosup.training.processes import leave
+    from cosup.processes import leave
 
     dist.init_process_group("gloo")
     number = torch.tensor([dist.get_rank() + 1.0])

@@ -6,6 +6,7 @@ on frozen bases, which are one in memory where both start from the same checkpoi
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -181,6 +183,8 @@ class CoSupervisedModel(Pair):
         if self.base is not None:
             self._check_base(Base.of(record, folder / "cosup.json"), folder)
             state, settings = self._trained_state(folder, record), settings_of(record)
+        elif self._stream_weights(folder):
+            state, settings = self._trained_state(folder, record), settings_of(record)
         else:
             other = type(self).from_pretrained(folder, self.generator.dtype)
             state, settings = other.state_dict(), other.settings
@@ -191,6 +195,36 @@ class CoSupervisedModel(Pair):
         except RuntimeError as error:
             raise InputError("its weights don't fit this pair", folder) from error
         self.settings, self.fingerprint = settings, record["embedder_fingerprint"]
+
+    @torch.no_grad()
+    def _stream_weights(self, folder: Path) -> bool:
+        """Put both models' weights in place tensor by tensor, so that no second pair is ever in memory.
+
+        Returns:
+            False, with nothing changed, where the files are not this pair's tensor by tensor (damaged, of other shapes,
+            or by names that transformers converts on loading).
+        """
+        own = self.state_dict(keep_vars=True)
+        parts = ("generator",) if self.shared else ("generator", "embedder")
+        try:
+            with contextlib.ExitStack() as stack:
+                files = [(part, path) for part in parts for path in sorted((folder / part).glob("*.safetensors"))]
+                opened = [(part, stack.enter_context(safe_open(path, "pt"))) for part, path in files]
+                found = {f"{part}.{name}": (file, name) for part, file in opened for name in file.keys()}  # noqa: SIM118
+                if not self._covered_by(own, {n: file.get_slice(k).get_shape() for n, (file, k) in found.items()}):
+                    return False
+                for name, (file, key) in found.items():
+                    _put(own[name], file.get_tensor(key))
+        except (OSError, SafetensorError):
+            return False
+        return True
+
+    def _covered_by(self, own: Mapping[str, torch.Tensor], shapes: Mapping[str, Any]) -> bool:
+        """Whether tensors of these names and shapes are all of both models' parameters, each by one name at least."""
+        if any(name not in own or list(own[name].shape) != list(shape) for name, shape in shapes.items()):
+            return False
+        parts = ("generator.", "embedder.")
+        return all(shapes.keys() & set(names) for names in self.aliases() if names[0].startswith(parts))
 
     @torch.no_grad()
     def put_weights(self, state: Mapping[str, torch.Tensor]) -> None:

@@ -17,10 +17,11 @@ from torch import nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cosup.adapters import ControlHead
 from cosup.attention import enable_packing, packed_inputs, takes_positions
 from cosup.data.padding import lay_end_to_end, pad_right
 from cosup.errors import UsageError
-from cosup.losses.ntp import linear_ntp_loss_sum
+from cosup.losses.ntp import LearntRows, linear_ntp_loss_sum
 from cosup.model_folder import PairSettings
 from cosup.pooling import Head, padded_on_the_right, pool
 from cosup.tokens import ControlTokenIds, TextEncoder, control_token_ids
@@ -214,7 +215,11 @@ class Pair(nn.Module):
         targets_N = labels[:, 1:][supervised_BL]
         head: Any = self.generator.get_output_embeddings()
         states_NH = states_BLH[:, :-1][supervised_BL]
-        return linear_ntp_loss_sum(states_NH, head.weight, head.bias, targets_N, self.ntp_chunk), len(targets_N)
+        learnt = None
+        if isinstance(head, ControlHead):
+            head, learnt = head.base_layer, LearntRows(head.ids, head.rows)
+        loss = linear_ntp_loss_sum(states_NH, head.weight, head.bias, targets_N, self.ntp_chunk, learnt)
+        return loss, len(targets_N)
 
     def _bind(self, output: PairOutput) -> None:
         """Put into the first output's graph, with weight zero, what the loss over the outputs may leave out."""

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from cosup.adapters import LoraSettings
 from cosup.modeling import SHARED, CoSupervisedModel
-from cosup.training.processes import leave
+from cosup.processes import leave
 from tests.bases import SETTINGS, batch, gradients, loss_of
 
 LORA = {"adapters": LoraSettings(r=2)}

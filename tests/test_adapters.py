@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from cosup.adapters import LoraSettings
@@ -102,6 +103,32 @@ def test_the_control_tokens_can_be_learnt(base: str, bases: dict[str, str]) -> N
     assert torch.equal(embedding(torch.tensor([[model.control.ret, 5]]))[0], embedding.weight[[model.control.ret, 5]])
     assert torch.equal(head.weight[model.control.ret], rows[-1][0])
     assert head.weight.shape[0] == embedding.num_embeddings
+
+
+class Watch(TorchDispatchMode):
+    """Counts the tensors of a shape that operations make."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.shape == self.shape:
+            known = [x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)]
+            self.count += out.untyped_storage().data_ptr() not in known  # a view makes nothing
+        return out
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_step_makes_nothing_as_large_as_the_vocabulary(base: str, bases: dict[str, str]) -> None:
+    """Neither a copy nor a gradient of embedding or head, forwards and backwards."""
+    model = start(bases, base, base)
+    head: Any = model.generator.get_output_embeddings()
+    inputs = batch(model)
+    with Watch(head.base_layer.weight.shape) as watch:
+        gradients(model, inputs)
+    assert watch.count == 0
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,27 @@ def test_a_gathered_state_is_written_in_place_of_the_pairs_own(
         model.save_pretrained(tmp_path, state_dict={"module.x": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(("generator", "embedder"), [*COMBINATIONS, ("llama-tied", "llama"), ("gpt2", SHARED)])
+def test_weights_are_loaded_in_place_without_a_second_pair(
+    generator: str, embedder: str, bases: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensor by tensor from the files, to the bit; a damaged file is still named, and changes nothing."""
+    model, other = start(bases, generator, embedder), start(bases, generator, embedder)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(torch.randn_like(p))
+    other.save_pretrained(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(CoSupervisedModel, "from_pretrained", None)
+        model.load_weights(tmp_path)
+    assert all(torch.equal(p, other.get_parameter(name)) for name, p in model.named_parameters())
+    path = tmp_path / "generator" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UsageError, match="cannot load a model from"):
+        model.load_weights(tmp_path)
+    assert all(torch.equal(p, other.get_parameter(name)) for name, p in model.named_parameters())
+
+
 # -- frozen embedder -----------------------------------------------------------------------------------------------
 
 

@@ -5,13 +5,14 @@ and never holds more than `chunk` rows of logits: each chunk's gradient is worke
 logits are there (the idea of Liger-Kernel's fused linear cross-entropy, Hsu et al., 2024), and the backward pass only
 scales it.
 
-Shapes: N supervised positions, H width of a state, V vocabulary.
+Shapes: N supervised positions, H width of a state, V vocabulary, K rows of the head that are learnt by themselves.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -19,9 +20,22 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 CPU_CHUNK, GPU_CHUNK = 256, 2048  # rows of logits at a time: what was fastest on a CPU; enough to fill a GPU
+
+
+@dataclass(frozen=True)
+class LearntRows:
+    """Rows that stand in place of a frozen head's, and get the gradient.
+
+    Attributes:
+        ids: [K] which.
+        rows: [K, H].
+    """
+
+    ids: torch.Tensor
+    rows: torch.Tensor
 
 
 def ntp_loss_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -45,12 +59,13 @@ def linear_ntp_loss_sum(
     bias: torch.Tensor | None,
     targets: torch.Tensor,
     chunk: int | None = None,
+    learnt: LearntRows | None = None,
 ) -> torch.Tensor:
     """Return `ntp_loss_sum(states @ weight.T + bias, targets)` without ever holding those logits whole.
 
     Products run in the type that autocast asks for (the weight is cast once), else in the weight's; log-sum-exp and
     the sum over chunks are float32. Only gradients that are wanted are computed: a frozen head costs none. The result
-    can be backpropagated once. On CUDA, Liger-Kernel does the work where it is installed.
+    can be backpropagated once. On CUDA, Liger-Kernel does the work where it is installed, but for learnt rows.
 
     Args:
         states: [N, H] last hidden states at the positions before the targets.
@@ -58,6 +73,7 @@ def linear_ntp_loss_sum(
         bias: [V], or None.
         targets: [N] token ids.
         chunk: positions whose logits are alive at a time; None chooses by the device.
+        learnt: rows in place of the weight's own; neither a copy nor a gradient of the weight is made for them.
 
     Returns:
         A float32 scalar; 0 for N = 0, with gradients of zero.
@@ -71,13 +87,14 @@ def linear_ntp_loss_sum(
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; expected at least 1")
     product_type = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    fused = _liger() if kind == "cuda" and len(targets) else None
+    fused = _liger() if kind == "cuda" and len(targets) and learnt is None else None
     if fused is not None:
         return _liger_loss_sum(fused, states, weight, bias, targets, product_type)
-    wanted = [x for x in (states, weight, bias) if x is not None and x.requires_grad]
+    rows, ids = (None, None) if learnt is None else (learnt.rows, learnt.ids)
+    wanted = [x for x in (states, weight, bias, rows) if x is not None and x.requires_grad]
     if not (wanted and torch.is_grad_enabled()):
-        return _run_chunks(states, weight, bias, targets, chunk, product_type, (False, False, False))[0]
-    loss: torch.Tensor = _LinearNTP.apply(states, weight, bias, targets, chunk, product_type)  # type: ignore[no-untyped-call]
+        return _run_chunks((states, weight, bias, rows), ids, targets, chunk, product_type, (False,) * 4)[0]
+    loss: torch.Tensor = _LinearNTP.apply(states, weight, bias, rows, ids, targets, (chunk, product_type))  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -90,12 +107,13 @@ class _LinearNTP(torch.autograd.Function):
         states: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
+        rows: torch.Tensor | None,
+        ids: torch.Tensor | None,
         targets: torch.Tensor,
-        chunk: int,
-        product_type: torch.dtype,
+        how: tuple[int, torch.dtype],
     ) -> torch.Tensor:
-        needs = ctx.needs_input_grad[:3]
-        loss, ctx.gradients = _run_chunks(states, weight, bias, targets, chunk, product_type, needs)
+        needs = ctx.needs_input_grad[:4]
+        loss, ctx.gradients = _run_chunks((states, weight, bias, rows), ids, targets, *how, needs)
         return loss
 
     @staticmethod
@@ -103,43 +121,63 @@ class _LinearNTP(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("this loss has been backpropagated already, which has used up its gradients")
         gradients, ctx.gradients = ctx.gradients, None  # scaled in place: the head's may be as large as the head
-        return (*(None if g is None else g.mul_(upstream[0].to(g.dtype)) for g in gradients), None, None, None)
+        own = (None if g is None else g.mul_(upstream[0].to(g.dtype)) for g in gradients)
+        return (*own, None, None, None)
 
 
 def _run_chunks(
-    states: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None],
+    ids: torch.Tensor | None,
     targets: torch.Tensor,
     chunk: int,
     product_type: torch.dtype,
-    needs: tuple[bool, bool, bool],
+    needs: tuple[bool, ...],
 ) -> tuple[torch.Tensor, Gradients]:
-    """Return the summed loss, and its gradients (those that `needs` asks for) in the inputs' types."""
+    """Return the summed loss, and its gradients (those that `needs` asks for) in the inputs' types.
+
+    Args:
+        inputs: states [N, H], weight [V, H], bias [V], learnt rows [K, H].
+        ids: [K] of the rows.
+        targets: [N].
+        chunk: positions at a time.
+        product_type: of the products.
+        needs: which of the inputs get a gradient.
+    """
+    states, weight, bias, _ = inputs
+    sums = [
+        torch.zeros_like(x, dtype=torch.float32) if x is not None and need else None
+        for x, need in zip(inputs[1:], needs[1:], strict=True)
+    ]
     states_grad = torch.empty_like(states) if needs[0] else None
-    weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs[1] else None
-    bias_grad = torch.zeros_like(bias, dtype=torch.float32) if needs[2] and bias is not None else None
     loss = torch.zeros((), dtype=torch.float32, device=states.device)
     with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
-        head = weight.to(product_type)
+        head, rows = (None if x is None else x.to(product_type) for x in (weight, inputs[3]))
+        assert head is not None
+        learnt = None if rows is None or ids is None else LearntRows(ids, rows)
         for start in range(0, len(targets), chunk):
-            rows = slice(start, start + chunk)
-            inputs, wanted = states[rows].to(product_type), targets[rows, None]
-            logits = (inputs @ head.T).float()
-            if bias is not None:
-                logits += bias
+            part = slice(start, start + chunk)
+            shown, wanted = states[part].to(product_type), targets[part, None]
+            logits = _logits(shown, head, bias, learnt)
             loss += _softmax_in_place(logits, wanted)
             if not any(needs):
                 continue
             logits.scatter_add_(1, wanted, torch.full_like(logits[:, :1], -1.0))  # now the gradient of the logits
-            _add_gradients(
-                logits, inputs, head, (None if states_grad is None else states_grad[rows], weight_grad, bias_grad)
-            )
-    if weight_grad is not None:
-        weight_grad = weight_grad.to(weight.dtype)
-    if bias is not None and bias_grad is not None:
-        bias_grad = bias_grad.to(bias.dtype)
-    return loss, (states_grad, weight_grad, bias_grad)
+            of_states = None if states_grad is None else states_grad[part]
+            _add_gradients(logits, shown, head, learnt, (of_states, sums[0], sums[1], sums[2]))
+    own = [None if g is None or x is None else g.to(x.dtype) for g, x in zip(sums, inputs[1:], strict=True)]
+    return loss, (states_grad, own[0], own[1], own[2])
+
+
+def _logits(
+    states: torch.Tensor, head: torch.Tensor, bias: torch.Tensor | None, learnt: LearntRows | None
+) -> torch.Tensor:
+    """Return a chunk's logits [n, V], float32."""
+    logits = (states @ head.T).float()
+    if learnt is not None:
+        logits[:, learnt.ids] = (states @ learnt.rows.T).float()
+    if bias is not None:
+        logits += bias
+    return logits
 
 
 def _softmax_in_place(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -151,20 +189,29 @@ def _softmax_in_place(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tens
     return (total.log() - chosen).sum()
 
 
-def _add_gradients(logits: torch.Tensor, inputs: torch.Tensor, head: torch.Tensor, gradients: Gradients) -> None:
-    """Put the gradient of the logits [n, V] through the head: write that of the inputs, add those of the head."""
-    of_states, of_weight, of_bias = gradients
+def _add_gradients(
+    logits: torch.Tensor, states: torch.Tensor, head: torch.Tensor, learnt: LearntRows | None, gradients: Gradients
+) -> None:
+    """Put the gradient of the logits [n, V] through the head: write that of the states, add those of the head."""
+    of_states, of_weight, of_bias, of_rows = gradients
     if of_bias is not None:
         of_bias += logits.sum(dim=0)
-    logits = logits.to(inputs.dtype)
+    logits = logits.to(states.dtype)
+    own = None if learnt is None else logits[:, learnt.ids]
+    if learnt is not None:
+        logits[:, learnt.ids] = 0  # the head's own rows took no part
     if of_states is not None:
         of_states.copy_(logits @ head)
+        if own is not None and learnt is not None:
+            of_states += own @ learnt.rows
+    if of_rows is not None and own is not None:
+        of_rows += own.T @ states
     if of_weight is None:
         return
-    if inputs.dtype == torch.float32:
-        of_weight.addmm_(logits.T, inputs)
+    if states.dtype == torch.float32:
+        of_weight.addmm_(logits.T, states)
     else:
-        of_weight += logits.T @ inputs
+        of_weight += logits.T @ states
 
 
 @lru_cache(maxsize=1)

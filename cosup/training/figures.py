@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from cosup.training.processes import max_over, sum_over
+from cosup.processes import max_over, sum_over
 
 _SUMS = ("ntp", "tokens", "nsp", "correct", "retrievals", "negatives", "real", "all")
 

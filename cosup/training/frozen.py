@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cosup.modeling import CoSupervisedModel
+from cosup.processes import barrier, max_over, rank
 from cosup.records import Passage
-from cosup.training.processes import barrier, max_over, rank
 from cosup.training.sweep import embed_lists
 
 logger = logging.getLogger(__name__)

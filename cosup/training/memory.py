@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from cosup.adapters import LoraSettings, add_lora
-from cosup.losses.ntp import linear_ntp_loss_sum
+from cosup.losses.ntp import LearntRows, linear_ntp_loss_sum
 
 FLOAT = 4
 HALF = 2
@@ -240,7 +240,7 @@ AttentionInterface.register(_ATTENTION, _fused_attention)
 
 
 def head_bytes(vocabulary: int, width: int, tokens: int, chunk: int, settings: PackSettings) -> int:
-    """Return the most bytes that the NTP loss takes for one pack: chunks of logits, the head's copy and its gradient.
+    """Return the most bytes that the NTP loss takes for one pack: chunks of logits, and the head's gradient.
 
     Every token of the pack counts as supervised.
 
@@ -260,18 +260,17 @@ def head_bytes(vocabulary: int, width: int, tokens: int, chunk: int, settings: P
             tensor.grad = torch.zeros_like(tensor)
         known = [states_TH, weight_VH, targets_T, states_TH.grad, weight_VH.grad]
         with LiveBytes([t for t in known if t is not None]) as live:
-            head = weight_VH if settings.adapters is None else _with_learnt_rows(weight_VH)
+            learnt = None if settings.adapters is None else _learnt_rows(width)
             with torch.autocast("cpu", torch.bfloat16) if settings.half and not light else nullcontext():
-                loss = linear_ntp_loss_sum(states_TH, head, None, targets_T, chunk)
+                loss = linear_ntp_loss_sum(states_TH, weight_VH, None, targets_T, chunk, learnt)
             loss.backward()
             peak: int = live.peak
     return peak
 
 
-def _with_learnt_rows(weight_VH: torch.Tensor) -> torch.Tensor:
-    """Return the head as it is under LoRA: a copy with the rows of the control tokens in it."""
-    rows = torch.zeros(3, weight_VH.shape[1], dtype=weight_VH.dtype, requires_grad=True)
-    return weight_VH.index_copy(0, torch.arange(3), rows)
+def _learnt_rows(width: int) -> LearntRows:
+    """Return what LoRA learns of a head: the rows of the control tokens."""
+    return LearntRows(torch.arange(3), torch.zeros(3, width, requires_grad=True))
 
 
 def contrast_bytes(vectors: int, width: int, devices: int) -> int:

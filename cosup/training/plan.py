@@ -63,6 +63,7 @@ class Plan:
         parameters: distinct parameters of the pair.
         trained: those that get gradients.
         memory: bytes on a device by part; where one is not known, None.
+        host: bytes of a process's own memory while it starts, and of the first one's while it saves.
         pack_tokens: tokens of the largest pack, of the generator and of the embedder.
         steps: how long the run is.
     """
@@ -73,6 +74,7 @@ class Plan:
     parameters: int
     trained: int
     memory: dict[str, float | None]
+    host: tuple[float, float]
     pack_tokens: tuple[int, int]
     steps: Steps
 
@@ -97,6 +99,7 @@ class Plan:
             ("largest pack", packs),
             ("memory a device", f"{whole} at most, without the driver's own"),
             *((f"  {name}", "not known" if size is None else _size(size)) for name, size in self.memory.items()),
+            ("host memory", f"{_size(self.host[0])} a process to start, {_size(self.host[1])} in the first to save"),
             ("examples", self._examples()),
             ("steps", self._steps()),
         )
@@ -168,11 +171,12 @@ def plan(recipe: PlannedRecipe, devices: int = 1, examples: int | None = None) -
     layout = "FSDP" if sharded else "DDP" if devices > 1 else "one process"
     tokens = pack_tokens(recipe, config)
     memory = _memory(recipe, config, models, devices, sharded, tokens)
+    host = _host(recipe, config, models, sharded)
     total = sum(p.numel() for p in models.parameters())
     trained = sum(p.numel() for p in models.trained)
     names = _described(recipe, models)
     return Plan(
-        devices, layout, names, total, trained, memory, tokens, steps_of(recipe.data, config, devices, examples)
+        devices, layout, names, total, trained, memory, host, tokens, steps_of(recipe.data, config, devices, examples)
     )
 
 
@@ -273,14 +277,12 @@ def _memory(
     half = bool(config.bf16 or config.fp16)
     adapters: LoraSettings | None = getattr(recipe, "adapters", None)
     trained, share = models.trained, devices if sharded else 1
-    by_muon = {id(p) for p in hidden_matrices(models.generator).values()} if config.muon_learning_rate else set()
-    frozen = torch.empty((), dtype=base_dtype(config, adapters)).element_size()
-    weights = sum(p.numel() * (FLOAT if p.requires_grad else frozen) for p in models.parameters())
+    weights = _weights(config, adapters, models)
     gradients = sum(FLOAT * p.numel() for p in trained)
     found: dict[str, float | None] = {
         "weights": weights / share,
         "gradients": gradients / share,
-        "optimizer": state_bytes(trained, config.optim, by_muon) / share,
+        "optimizer": _states(config, models) / share,
     }
     if sharded:
         found["gathered layers"] = _gathered(models, HALF if half else FLOAT)
@@ -296,6 +298,26 @@ def _memory(
         vectors = max(own, getattr(config, "nsp_batch_size", None) or 0)
         found["contrast"] = contrast_bytes(vectors, width, devices)
     return found
+
+
+def _weights(config: Any, adapters: LoraSettings | None, models: _Models) -> float:
+    """Return the bytes of all weights: float32, a frozen base in the type it is held in."""
+    frozen = torch.empty((), dtype=base_dtype(config, adapters)).element_size()
+    return float(sum(p.numel() * (FLOAT if p.requires_grad else frozen) for p in models.parameters()))
+
+
+def _states(config: Any, models: _Models) -> float:
+    by_muon = {id(p) for p in hidden_matrices(models.generator).values()} if config.muon_learning_rate else set()
+    return float(state_bytes(models.trained, config.optim, by_muon))
+
+
+def _host(recipe: PlannedRecipe, config: Any, models: _Models, sharded: bool) -> tuple[float, float]:
+    """Return what a process holds outside its device: the pair before it is moved, and a checkpoint being written.
+
+    The optimizer's state is copied to be saved, and sharded weights are gathered, by the first process alone.
+    """
+    weights = _weights(config, getattr(recipe, "adapters", None), models)
+    return weights, _states(config, models) + (weights if sharded else 0.0)
 
 
 def _gathered(models: _Models, size: int) -> float:

@@ -18,13 +18,13 @@ from cosup.data.stream import StreamedExamples, StreamOrder, told_plainly
 from cosup.data.templates import question_to_example
 from cosup.errors import CosupError, InputError, UsageError
 from cosup.modeling import CoSupervisedModel, PairSettings
+from cosup.processes import barrier, gather_objects, rank, world_size
 from cosup.records import Example, Passage, Question
 from cosup.training.config import CoSupervisionConfig
 from cosup.training.curves import draw_curves
-from cosup.training.processes import barrier, gather_objects, rank, world_size
 from cosup.training.progress import Report, report_to
 from cosup.training.recipe import DataSettings, Recipe
-from cosup.training.run_folder import check_folder, check_model_target, claim, same_recipe, save_whole
+from cosup.training.run_folder import check_folder, check_model_target, check_shared, claim, same_recipe, save_whole
 from cosup.training.saving import last_complete_checkpoint, remove_drafts, write_whole
 from cosup.training.trainer import CoSupervisionTrainer
 
@@ -83,7 +83,9 @@ def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None) -
     )
     barrier()
     if config.should_save:
+        remove_drafts(folder)
         claim(folder, recipe)
+    check_shared(folder)
     trainer = CoSupervisionTrainer(model, config, data.examples, data.passages, data.held_out or None)
     if progress is not None:
         report_to(trainer, progress if config.should_save else _silent)
@@ -111,8 +113,6 @@ def _train(trainer: CoSupervisionTrainer, checkpoint: Path | None) -> dict[str, 
 
     There `Trainer` itself would go on for one more step.
     """
-    if trainer.args.should_save:
-        remove_drafts(Path(str(trainer.args.output_dir)))
     if checkpoint is None:
         return dict(trainer.train().metrics)
     if trainer.args.should_save:

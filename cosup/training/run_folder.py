@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +12,7 @@ import yaml
 
 from cosup.errors import UsageError
 from cosup.modeling import CoSupervisedModel
+from cosup.processes import barrier, gather_objects, rank, world_size
 from cosup.training.recipe import Recipe
 from cosup.training.saving import whole_folder, write_whole
 
@@ -84,6 +87,38 @@ def claim(folder: Path, recipe: Recipe) -> None:
             write_whole(path, text)
     except OSError as error:
         raise UsageError(f"cannot write a run to {folder}: {error.strerror or error}") from error
+
+
+def check_shared(folder: Path) -> None:
+    """Make sure that every process sees the folder that the first one writes; a collective call.
+
+    Checkpoints and passage vectors are written by the first process and read by all.
+
+    Raises:
+        UsageError: one does not, as on nodes without a shared file system; raised on every process.
+    """
+    if world_size() == 1:
+        return
+    name: str = gather_objects(f".shared-{secrets.token_hex(8)}")[0]
+    if rank() == 0:
+        (folder / name).touch()
+    barrier()
+    blind = [number for number, seen in enumerate(gather_objects(_appears(folder / name))) if not seen]
+    if rank() == 0:
+        (folder / name).unlink(missing_ok=True)
+    if blind:
+        raise UsageError(
+            f"process {blind[0]} does not see {folder}, which process 0 writes; "
+            "give all nodes an --output_dir on one shared file system"
+        )
+
+
+def _appears(path: Path, seconds: float = 10.0) -> bool:
+    """Wait for a file of another machine: network file systems show it late."""
+    end = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    return path.exists()
 
 
 def _dump(recipe: Recipe) -> str:

@@ -113,9 +113,18 @@ def damage_of(checkpoint: Path) -> str | None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what a killed run has left half-written in a run folder."""
-    for path in folder.glob(".checkpoint-*.draft"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove what a killed run has left half-written in a run folder; put back what it was about to replace."""
+    for path in folder.glob(".*.older"):
+        place = folder / path.name[1 : -len(".older")]
+        if place.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(place)
+    for path in folder.glob(".*.draft"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _to_disk(folder: Path, listed: bool) -> None:

@@ -17,8 +17,8 @@ import torch
 from cosup.losses.gradcache import CachedStep, PackVectors, RandomState, cache_gradients, surrogate_loss
 from cosup.losses.nsp import ContrastOptions, NSPResult, contrast
 from cosup.modeling import PairOutput
+from cosup.processes import sum_over, world_size
 from cosup.training.config import CoSupervisionConfig
-from cosup.training.processes import sum_over, world_size
 
 Batch = dict[str, Any]
 Forward = Callable[[Batch], PairOutput]

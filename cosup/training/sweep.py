@@ -16,7 +16,7 @@ from cosup.data.padding import pad_right
 from cosup.index.embed import batches_by_length
 from cosup.modeling import CoSupervisedModel
 from cosup.pair import PairOutput
-from cosup.training.processes import gather_objects, max_over, rank, world_size
+from cosup.processes import gather_objects, max_over, rank, world_size
 
 Batch = dict[str, Any]
 

@@ -30,13 +30,13 @@ from cosup.data.stream import StreamedExamples
 from cosup.errors import CosupError, UsageError
 from cosup.modeling import CoSupervisedModel
 from cosup.pair import PairOutput
+from cosup.processes import barrier, gather_objects, max_over, rank, world_size
 from cosup.records import Example, Passage
 from cosup.training.config import CoSupervisionConfig, check_pairing
 from cosup.training.figures import Figures, grad_norm
 from cosup.training.frozen import PassageVectors, passage_vectors
 from cosup.training.mining import Mined, Wanted, pick_negatives
 from cosup.training.optimizers import JointOptimizer, hidden_matrices, load_state_by_name, state_by_name
-from cosup.training.processes import barrier, gather_objects, max_over, rank, world_size
 from cosup.training.sampler import EpochSampler, Topics
 from cosup.training.saving import STATE, last_complete_checkpoint, whole_folder
 from cosup.training.step import Batch, StepLoss
@@ -45,6 +45,7 @@ from cosup.training.validation import Pool, validate
 
 logger = logging.getLogger(__name__)
 
+_NAMED = 64  # examples of a contrast that a message names
 OPTIMIZER, SCHEDULER, STEP = "optimizer.pt", "scheduler.pt", "step.json"
 _INPUTS = (
     "input_ids",
@@ -118,6 +119,7 @@ class CoSupervisionTrainer(Trainer):
         self._mined = Mined()
         self._frozen: PassageVectors | None = None
         self._step: StepLoss | None = None
+        self._extra: list[str] = []
         self._figures = Figures()
         self._collate = self._loader_collator(model, args)
         super().__init__(
@@ -173,11 +175,12 @@ class CoSupervisionTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        if extra := self._extra_packs([i for batch in batches for i in batch["ids"]]):
-            batches[0]["packs"] = [*extra, *batches[0]["packs"]]
+        ids = [i for batch in batches for i in batch["ids"]]
+        extra, self._extra = self._extra_packs(ids)
+        batches[0]["packs"] = [*extra, *batches[0]["packs"]]
         self._level(batches)
         packs = [pack for batch in batches for pack in batch["packs"]]
-        self._step = StepLoss(packs, self.args, self.args.device, [i for batch in batches for i in batch["ids"]])
+        self._step = StepLoss(packs, self.args, self.args.device, ids)
         first = 0
         for batch in batches:
             batch["first"] = first
@@ -191,14 +194,14 @@ class CoSupervisionTrainer(Trainer):
         for batch, count in zip(batches, most, strict=True):
             batch["packs"] += [self._collate.collator.empty_pack() for _ in range(int(count) - len(batch["packs"]))]
 
-    def _extra_packs(self, ids: Sequence[str]) -> list[Batch]:
-        """Return packs of examples that only add to this step's contrast, drawn by seed and step.
+    def _extra_packs(self, ids: Sequence[str]) -> tuple[list[Batch], list[str]]:
+        """Return packs of examples that only add to this step's contrast, drawn by seed and step, and whose they are.
 
         Args:
             ids: the step's own examples on this device; none of any device's is drawn.
         """
         if self.args.nsp_batch_size is None or not self.args.trains_nsp:
-            return []
+            return [], []
         step = {i for part in gather_objects(list(ids)) for i in part}
         more = self.args.nsp_batch_size - len(step)
         dataset: Any = self.train_dataset
@@ -209,7 +212,8 @@ class CoSupervisionTrainer(Trainer):
         queries = [q for q in (dataset[i].queries_only() for i in own) if q is not None]
         size = self.args.train_batch_size
         groups = [queries[i : i + size] for i in range(0, len(queries), size)]
-        return [pack for group in groups for pack in self._collate.collator(group)["packs"]]
+        packs = [pack for group in groups for pack in self._collate.collator(group)["packs"]]
+        return packs, [q.example_id for q in queries]
 
     def _count_tokens(self, packs: Sequence[Batch]) -> None:
         real, padded = token_counts(packs)
@@ -265,7 +269,11 @@ class CoSupervisionTrainer(Trainer):
     def _diverged(self, what: str) -> str:
         assert self._step is not None
         good = last_complete_checkpoint(str(self.args.output_dir))
-        shown = ", ".join(self._step.ids) + (f" (on process {rank()})" if world_size() > 1 else "")
+        shown = ", ".join(self._step.ids)
+        if self._extra:
+            more = len(self._extra) - _NAMED
+            shown += f"; contrasted with {', '.join(self._extra[:_NAMED])}" + (f" and {more} more" if more > 0 else "")
+        shown += f" (on process {rank()})" if world_size() > 1 else ""
         back = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
         return (
             f"training diverged at step {self.state.global_step + 1}: {what}; examples of the step: "
@@ -283,7 +291,9 @@ class CoSupervisionTrainer(Trainer):
 
     def _note_norms(self) -> None:
         generator, embedder = self._own(self.model.generator), self._own(self.model.embedder)
-        norms = {"generator": grad_norm(generator), "embedder": grad_norm(embedder)}
+        scaler = self.accelerator.scaler  # of float16, whose gradients are still scaled here
+        scale = 1.0 if scaler is None else float(scaler.get_scale())
+        norms = {"generator": grad_norm(generator) / scale, "embedder": grad_norm(embedder) / scale}
         self._figures.set_norms(**norms)
         if not all(map(isfinite, norms.values())) and not self.args.fp16:  # float16 skips such steps itself
             raise CosupError(self._diverged("the gradients are not finite"))
@@ -576,7 +586,8 @@ class CoSupervisionTrainer(Trainer):
             )
         assert self.optimizer is not None
         assert self.lr_scheduler is not None
-        load_state_by_name(self.optimizer, self.model, torch.load(Path(checkpoint) / OPTIMIZER, weights_only=True))
+        saved = torch.load(Path(checkpoint) / OPTIMIZER, weights_only=True, mmap=True)  # read as it is copied
+        load_state_by_name(self.optimizer, self.model, saved)
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
         self._mined.load(Path(checkpoint))
 

@@ -13,7 +13,7 @@ import torch
 
 from cosup.losses.nsp import info_nce
 from cosup.modeling import CoSupervisedModel
-from cosup.training.processes import gather_objects, sum_over
+from cosup.processes import gather_objects, sum_over
 from cosup.training.sweep import embed_lists
 
 RECALL_AT = (1, 10)

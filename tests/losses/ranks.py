@@ -19,7 +19,7 @@ from torch import nn
 from cosup.losses.gather import agree, gather
 from cosup.losses.gradcache import PackVectors, RandomState, cache_gradients, surrogate_loss
 from cosup.losses.nsp import Contrast, ContrastOptions, contrast
-from cosup.training.processes import leave
+from cosup.processes import leave
 
 WORLD = 2
 WIDTH = 3

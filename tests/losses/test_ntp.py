@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cosup.losses import ntp
-from cosup.losses.ntp import linear_ntp_loss_sum, ntp_loss_sum
+from cosup.losses.ntp import LearntRows, linear_ntp_loss_sum, ntp_loss_sum
 
 
 def by_hand(logits: list[list[float]], targets: list[int]) -> float:
@@ -126,8 +126,12 @@ def test_bfloat16_is_close(dtype: torch.dtype) -> None:
     assert found.item() != wanted.item(), "the products have run in bfloat16"
 
 
+def _same_storage(one: torch.Tensor, other: Any) -> bool:
+    return isinstance(other, torch.Tensor) and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
 class Watch(TorchDispatchMode):
-    """Notes the largest tensor that any operation gives."""
+    """Notes the largest tensor that any operation makes; a view makes none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +140,8 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.largest = max([self.largest, *(x.numel() for x in [out] if isinstance(x, torch.Tensor))])
+        if isinstance(out, torch.Tensor) and not any(_same_storage(out, x) for x in args):
+            self.largest = max(self.largest, out.numel())
         self.products += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm_.default)
         return out
 
@@ -170,6 +175,41 @@ def test_only_wanted_gradients_are_worked_out() -> None:
         loss = linear_ntp_loss_sum(states, weight, shift, targets, 10)
     assert watch.products == 2
     assert not loss.requires_grad
+
+
+def learnt_rows(width: int, dtype: torch.dtype = torch.float32) -> LearntRows:
+    random = torch.Generator().manual_seed(4)
+    return LearntRows(torch.tensor([3, 0, 41]), torch.randn(3, width, generator=random).to(dtype).requires_grad_())
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("chunk", [1, 7, None])
+def test_learnt_rows_stand_in_place_of_a_frozen_heads(chunk: int | None, bias: bool) -> None:
+    """Loss and gradients are those of the head with the rows put into a copy of it, in float64."""
+    exact, own = head(bias=bias, dtype=torch.float64), learnt_rows(8, torch.float64)
+    exact[3][:5] = torch.tensor([3, 0, 41, 3, 7])
+    whole = exact[1].detach().index_copy(0, own.ids, own.rows)
+    wanted = torch.nn.functional.cross_entropy(
+        torch.nn.functional.linear(exact[0], whole, exact[2]), exact[3], reduction="sum"
+    )
+    states, weight, shift, _ = head(bias=bias)
+    rows = learnt_rows(8)
+    loss = linear_ntp_loss_sum(states, weight.detach(), shift, exact[3], chunk, rows)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    with torch.no_grad():
+        assert linear_ntp_loss_sum(states, weight, shift, exact[3], chunk, rows).item() == pytest.approx(loss.item())
+    found = gradients(loss, states, shift, rows.rows, scale=0.3)
+    for a, b in zip(found, gradients(wanted, exact[0], exact[2], own.rows, scale=0.3), strict=True):
+        assert torch.allclose(a.double(), b, rtol=1e-5, atol=1e-6)
+
+
+def test_learnt_rows_cost_no_copy_of_the_head() -> None:
+    """5 positions at a time of 300 words, a head of 300 x 64: nothing as large as the head is made."""
+    states, weight, _, targets = head(20, 64, 300, bias=False)
+    rows = learnt_rows(64)
+    with Watch() as watch:
+        linear_ntp_loss_sum(states, weight.detach(), None, targets, 5, rows).backward()
+    assert watch.largest == 5 * 300
 
 
 def test_no_position_gives_zero_with_gradients_of_zero() -> None:

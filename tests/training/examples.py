@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from transformers import TrainerCallback
 from cosup.data.stream import StreamedExamples, StreamOrder
 from cosup.data.writing import write_jsonl
 from cosup.modeling import CoSupervisedModel
+from cosup.processes import rank, world_size
 from cosup.records import Example, RetrievalSegment, TextSegment
 from cosup.training.config import CoSupervisionConfig
-from cosup.training.processes import rank, world_size
 from tests import pairs
+from tests.training import pairings
 
 PLAIN = Example("plain", "Who?", (TextSegment("Ada Vale"),))
 REPEATED = Example("again", "Where?", (RetrievalSegment("w0", "Red Tide is a book."), TextSegment("book")))
@@ -25,8 +27,13 @@ LOPSIDED = (*pairs.EXAMPLES[:2], PLAIN, Example("more", "What?", (TextSegment("a
 
 
 def pair(settings: dict[str, Any]) -> CoSupervisedModel:
-    """Return a tiny pair: `family`, `embedder_family`, `embedder_width`; `learn_temperature`, `shared`."""
+    """Return a tiny pair: `family`, `embedder_family`, `embedder_width`; `learn_temperature`, `shared`.
+
+    Or one of `pairings.PAIRINGS`, by its name: `pairing`, over the checkpoints in the folder `bases`.
+    """
     settings = dict(settings)
+    if "pairing" in settings:
+        return pairings.start(Path(settings["bases"]), settings["pairing"])
     learn, shared = settings.pop("learn_temperature", False), settings.pop("shared", False)
     model = pairs.pair(**settings)
     if shared:
@@ -39,10 +46,10 @@ def pair(settings: dict[str, Any]) -> CoSupervisedModel:
     return model
 
 
-def stream(folder: Path, config: CoSupervisionConfig) -> StreamedExamples:
-    """Stream `MIXED` from a file, this process's share of it."""
+def stream(folder: Path, config: CoSupervisionConfig, examples: Sequence[Example]) -> StreamedExamples:
+    """Stream examples from a file, this process's share of them."""
     path = folder / f"examples-{rank()}.jsonl"
-    write_jsonl(path, MIXED)
+    write_jsonl(path, examples)
     size = config.per_device_train_batch_size
     order = StreamOrder(seed=3, shuffle_buffer=3, batch_size=size, rank=rank(), ranks=world_size(), repeat=True)
     return StreamedExamples(path, pairs.BY_ID, order)

@@ -88,14 +88,19 @@ def start(recipe: dict[str, Any], folder: Path, *more: str, **options: Any) -> s
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=HOUSE, **options)
 
 
-def start_two(recipe: dict[str, Any], folder: Path, *more: str) -> list[subprocess.Popen[str]]:
-    """Start `cosup train` as two processes that train together, without torchrun's own watch over them."""
+def start_two(
+    recipe: dict[str, Any], folder: Path, own: Sequence[Sequence[str]] = ((), ())
+) -> list[subprocess.Popen[str]]:
+    """Start `cosup train` as two processes that train together, without torchrun's own watch over them.
+
+    `own` goes on each one's command line.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     ranks = [os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    return [start(recipe, folder, *more, env=env) for env in ranks]
+    return [start(recipe, folder, *words, env=env) for words, env in zip(own, ranks, strict=True)]
 
 
 def torchrun(recipe: dict[str, Any], folder: Path, *more: str) -> str:

@@ -21,7 +21,8 @@ from cosup.training.config import PRESETS
 from cosup.training.recipe import parse_recipe
 from cosup.training.run import train
 from cosup.training.saving import last_complete_checkpoint
-from tests.training import worker
+from tests.bases import write_all
+from tests.training import pairings, worker
 from tests.training.runs import SHARDED, end, recipe_of, start_two, tiny, torchrun, wait_for, weights, write_world
 
 pytestmark = pytest.mark.distributed
@@ -105,6 +106,32 @@ def test_two_processes_equal_one(names: Sequence[str], more: dict[str, Any], tmp
             assert record["eval"][figure] == pytest.approx(figures[figure], rel=1e-5)
 
 
+PAIRS = ("qwen2+gpt2", "gpt2+llama", "llama+llama", "shared", "shared-lora", "one-base", "two-bases", "frozen")
+
+
+@pytest.mark.parametrize("sharding", [{}, FSDP], ids=["ddp", "fsdp2"])
+def test_two_processes_equal_one_over_all_kinds_of_pairs(sharding: dict[str, Any], tmp_path: Path) -> None:
+    """Proof 2: mixed families, shared weights, adapters on one base and on two, a frozen embedder; several packs."""
+    write_all(tmp_path / "bases")
+
+    def settings(name: str, processes: int, **more: Any) -> dict[str, Any]:
+        config = {**SGD, **pairings.options_of(name), "per_device_train_batch_size": 4 // processes, **more}
+        config |= {"micro_batch_tokens": 200}
+        pair = {"pairing": name, "bases": str(tmp_path / "bases")}
+        return {"folder": str(tmp_path / f"{name}-{processes}"), "config": config, "pair": pair, "evaluate": True}
+
+    both = run(2, *(settings(name, 2, **sharding) for name in PAIRS))
+    for name, (two, record) in zip(PAIRS, both, strict=True):
+        one, log, figures = alone(**settings(name, 1))
+        same({n: one[n] for n in one.keys() & two.keys()}, {n: two[n] for n in one.keys() & two.keys()}, 5e-5)
+        trained = pairings.start(tmp_path / "bases", name)
+        missing = {n for n, p in trained.named_parameters() if p.requires_grad} - two.keys()
+        assert not missing, name
+        assert record["log"][0]["loss"] == pytest.approx(log[0]["loss"], rel=1e-5), name
+        assert record["eval"]["eval_ntp_loss"] == pytest.approx(figures["eval_ntp_loss"], rel=1e-4), name
+        assert record["eval"]["eval_recall@10"] == figures["eval_recall@10"], name
+
+
 def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     """FSDP2 on two processes, then one, then DDP on two: the same run as one process from start to end."""
     shape = {"learning_rate": 3e-3, "save_strategy": "steps", "save_steps": 2, "max_steps": 6}
@@ -123,7 +150,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path) -
 
 LEAVING = """
 import atexit, sys, threading, torch.distributed as dist
-from cosup.training.processes import leave
+from cosup.processes import leave
 dist.init_process_group("gloo", init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2)
 atexit.register(print, "closed")
 threading.Thread(target=threading.Event().wait).start()  # like gloo's, it would outlive the work
@@ -214,6 +241,23 @@ def test_a_process_that_hangs_ends_the_others_within_the_timeout(tmp_path: Path)
     assert "error: process 0 of the run lost another one (" in said
     assert "Traceback" not in said
     assert last_complete_checkpoint(folder) is not None
+
+
+def test_processes_that_do_not_see_one_folder_are_told_so(tmp_path: Path) -> None:
+    """As on two nodes without a shared file system: one line on each, before anything is trained."""
+    recipe = recipe_of(write_world(tmp_path), tmp_path / "run")
+    both = start_two(
+        recipe, tmp_path, own=[("--output_dir", str(tmp_path / "run")), ("--output_dir", str(tmp_path / "b"))]
+    )
+    try:
+        said = [process.communicate(timeout=120)[0] for process in both]
+    finally:
+        end(both)
+    assert [process.returncode for process in both] == [2, 2]
+    wanted = f"error: process 1 does not see {tmp_path / 'run'}, which process 0 writes; give all nodes an --output_dir"
+    assert wanted in said[0]
+    assert all("error: process 1 does not see" in text and "Traceback" not in text for text in said)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
 
 
 def test_a_run_goes_on_with_another_number_of_devices_by_its_command(tmp_path: Path) -> None:

@@ -249,6 +249,16 @@ def test_the_log_tells_speed_padding_memory_and_norms(tmp_path: Path) -> None:
     assert 0.1 < packed["memory_gb"] < 64
 
 
+def test_norms_of_float16_are_those_of_the_unscaled_gradients(tmp_path: Path) -> None:
+    """A scaler multiplies the loss; what is logged is what the optimizer will see."""
+    plain = _trained(tmp_path)
+    scaled = CoSupervisionTrainer(pair({}), _config(tmp_path, max_grad_norm=0.0), MIXED, pairs.PASSAGES)
+    scaled.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaled.train()
+    for name in ("generator_grad_norm", "embedder_grad_norm"):
+        assert _logged(scaled, name) == pytest.approx(_logged(plain, name), rel=1e-4)
+
+
 def test_an_example_without_a_retrieval_alone_in_its_step(tmp_path: Path) -> None:
     """Both losses are defined, and nothing is divided by zero."""
     only = [Example("plain", "Who?", MIXED[6].output)]

@@ -391,3 +391,14 @@ def test_every_name_of_an_optimizer_is_one_of_transformers() -> None:
     from transformers.training_args import OptimizerNames
 
     assert set(memory.STATE_BYTES) <= {name.value for name in OptimizerNames}
+
+
+def test_host_memory_is_the_pair_and_what_a_checkpoint_copies(tiny_world: TinyWorld) -> None:
+    """Every process builds the whole pair; the first gathers AdamW's moments, and weights where they are sharded."""
+    alone = planned(tiny_world)
+    weights, moments = 4 * alone.parameters, 8 * alone.parameters
+    assert alone.host[0] == weights
+    assert moments <= alone.host[1] < 1.01 * moments
+    sharded = planned(tiny_world, devices=2, training={"fsdp": True})
+    assert sharded.host == (weights, alone.host[1] + weights)
+    assert dict(alone.rows)["host memory"].endswith("in the first to save")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from cosup.processes import leave, rank, world_size
 from cosup.training.config import CoSupervisionConfig
-from cosup.training.processes import leave, rank, world_size
 from cosup.training.saving import last_complete_checkpoint
 from cosup.training.trainer import CoSupervisionTrainer
 from tests import pairs
@@ -31,7 +31,7 @@ def train(settings: dict[str, Any]) -> CoSupervisionTrainer:
     callbacks: list[TrainerCallback] = [made.StopAt(settings["stop"])] if "stop" in settings else []
     if "die" in settings and settings["die"][0] == rank():
         callbacks.append(made.DieAt(settings["die"][1]))
-    data = made.stream(folder, config) if settings.get("stream") else examples
+    data = made.stream(folder, config, examples) if settings.get("stream") else examples
     trainer = CoSupervisionTrainer(model, config, data, pairs.PASSAGES, examples, callbacks=callbacks)
     checkpoint = last_complete_checkpoint(folder) if settings.get("resume") else None
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
