@@ -24,6 +24,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
+from math import inf
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from cosup.groups import MOST, STEP, Groups, alike, attend_by_products, even, singly
+
 logger = logging.getLogger(__name__)
 
 PACKED = "cosup_packed"
@@ -39,7 +42,6 @@ PACKED = "cosup_packed"
 _HALF = (torch.float16, torch.bfloat16)
 _KINDS = {"full_attention", "sliding_attention"}  # layer types whose masks are known here
 _SHORT = 48  # tokens a sequence on average below which a CPU is faster with padded groups
-_ALIKE = 0.8  # the shortest sequence of a padded group is at least this share of its longest
 _TRIED = [7, 5]  # tokens of the two sequences that a model is tried with
 _REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # largest difference a state may have, over the largest state
@@ -65,6 +67,7 @@ class PackedLayout:
         self.device = device
         self.windows: set[int | None] = set()
         self._bands: dict[tuple[int, int], torch.Tensor] = {}
+        self._biases: dict[tuple[int, int, torch.dtype], torch.Tensor] = {}
 
     @property
     def tokens(self) -> int:
@@ -87,9 +90,19 @@ class PackedLayout:
         return torch.tensor(self.lengths, device=self.device)
 
     @cached_property
-    def groups(self) -> _Groups:
+    def short(self) -> bool:
+        """Whether sequences are so short that a CPU is faster with groups of them than with each by itself."""
+        return self.tokens < _SHORT * len(self.lengths)
+
+    @cached_property
+    def groups(self) -> Groups:
         """The sequences in groups of similar length, padded on the right within each."""
-        return _Groups(self.lengths, self.device)
+        return Groups(self.lengths, alike(self.lengths), self.device)
+
+    @cached_property
+    def even_groups(self) -> Groups:
+        """The same with lengths that are multiples of `groups.STEP`; each sequence by itself unless they are short."""
+        return Groups(self.lengths, even(self.lengths) if self.short else singly(self.lengths), self.device, STEP)
 
     def band(self, length: int, window: int) -> torch.Tensor:
         """Return a sliding window's mask, bool [length, length]: a token sees itself and `window` - 1 before it."""
@@ -98,82 +111,13 @@ class PackedLayout:
             self._bands[length, window] = square.tril().triu(1 - window)
         return self._bands[length, window]
 
-
-class _Groups:
-    """Groups of sequences of similar length; `pad` and `unpad` go between the row and the groups.
-
-    Attributes:
-        shapes: sequences and longest length of each group.
-        index: [sum of rows x longest] token of the row that stands at each place; at padding, the sequence's last.
-        inverse: [T] place of each token.
-    """
-
-    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
-        starts = [0]
-        for length in lengths:
-            starts.append(starts[-1] + length)
-        members = _alike(lengths)
-        self.shapes = [(len(group), lengths[group[0]]) for group in members]
-        index, inverse, place = [], torch.empty(starts[-1], dtype=torch.long), 0
-        for group in members:
-            longest = lengths[group[0]]
-            for i in group:
-                index.append(torch.arange(longest).clamp_max(lengths[i] - 1) + starts[i])
-                inverse[starts[i] : starts[i + 1]] = torch.arange(place, place + lengths[i])
-                place += longest
-        self.index = torch.cat(index).to(device)
-        self.inverse = inverse.to(device)
-
-    def pad(self, states: torch.Tensor) -> list[torch.Tensor]:
-        """Return each group's [rows, H, longest, D] of a row's [1, H, T, D]."""
-        padded: torch.Tensor = _Pad.apply(states[0].transpose(0, 1), self.index, self.inverse)  # type: ignore[no-untyped-call]
-        parts = padded.split([rows * longest for rows, longest in self.shapes])
-        return [p.unflatten(0, shape).transpose(1, 2) for p, shape in zip(parts, self.shapes, strict=True)]
-
-    def unpad(self, padded: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return a row's [1, T, H, D] of each group's [rows, H, longest, D]."""
-        flat = torch.cat([p.transpose(1, 2).flatten(0, 1) for p in padded])
-        row: torch.Tensor = _Unpad.apply(flat, self.index, self.inverse)  # type: ignore[no-untyped-call]
-        return row[None]
-
-
-class _Pad(torch.autograd.Function):
-    """Gathers a row into groups. Nothing real attends to padding, whose gradient is zero: it need not be added up."""
-
-    @staticmethod
-    def forward(ctx: Any, row: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(inverse)
-        return row.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return gradients[0].index_select(0, ctx.saved_tensors[0]), None, None
-
-
-class _Unpad(torch.autograd.Function):
-    """Takes the real tokens of groups back into their row."""
-
-    @staticmethod
-    def forward(ctx: Any, padded: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(inverse)
-        ctx.places = len(index)
-        return padded.index_select(0, inverse)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        spread = gradients[0].new_zeros(ctx.places, *gradients[0].shape[1:])
-        return spread.index_copy_(0, ctx.saved_tensors[0], gradients[0]), None, None
-
-
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Group the sequences, longest first; lengths of a group differ by little (`_ALIKE`)."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if groups and lengths[i] >= _ALIKE * lengths[groups[-1][0]]:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
+    def bias(self, length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """Return what is added to scores, [length, length]: minus infinity where a token does not see another."""
+        key = (length, window or length, dtype)
+        if key not in self._biases:
+            seen = self.band(length, window or length)
+            self._biases[key] = torch.zeros(length, length, dtype=dtype, device=self.device).masked_fill_(~seen, -inf)
+        return self._biases[key]
 
 
 def packed_inputs(model: PreTrainedModel, lengths: torch.Tensor) -> dict[str, Any]:
@@ -255,8 +199,14 @@ def packed_attention(
     if dropout == 0.0 and _varlen_fits(query, value):
         return _attend_varlen(query, key, value, layout, scaling, sliding_window), None
 
+    by_products = query.device.type == "cpu" and query.dtype in _HALF
+
     def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         length = queries.shape[2]
+        if by_products and length <= MOST:
+            keys, values = (_repeat_heads(x, queries.shape[1]) for x in (keys, values))
+            bias = layout.bias(length, sliding_window, queries.dtype)
+            return attend_by_products(queries, keys, values, bias, scaling, dropout)
         banded = sliding_window is not None and sliding_window < length
         mask = layout.band(length, sliding_window or 0) if banded else None
         if mask is not None:  # kernels with a mask want as many keys as queries
@@ -266,10 +216,10 @@ def packed_attention(
             enable_gqa=keys.shape[1] != queries.shape[1],
         )  # fmt: skip
 
-    if query.device.type == "cpu" and layout.tokens >= _SHORT * len(layout.lengths):
+    if query.device.type == "cpu" and not (by_products or layout.short):
         parts = zip(*(x.split(layout.lengths, dim=2) for x in (query, key, value)), strict=True)
         return torch.cat([attend(*part).transpose(1, 2) for part in parts], dim=1), None
-    groups = layout.groups
+    groups = layout.even_groups if by_products else layout.groups
     parts = zip(*(groups.pad(x) for x in (query, key, value)), strict=True)
     return groups.unpad([attend(*part) for part in parts]), None
 

@@ -14,13 +14,14 @@ from typing import Any, Self, cast
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cosup.adapters import ControlHead
 from cosup.attention import enable_packing, packed_inputs, takes_positions
 from cosup.data.padding import lay_end_to_end, pad_right
 from cosup.errors import UsageError
+from cosup.groups import rounded
 from cosup.losses.ntp import LearntRows, linear_ntp_loss_sum
 from cosup.model_folder import PairSettings
 from cosup.pooling import Head, padded_on_the_right, pool
@@ -299,7 +300,9 @@ class Pair(nn.Module):
     def _run(
         self, body: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor | None, lengths: torch.Tensor | None
     ) -> torch.Tensor:
+        tokens = input_ids.shape[1]
         if lengths is not None:
+            input_ids, lengths = _evened(input_ids, lengths)
             inputs = packed_inputs(body, lengths)
         else:
             mask = torch.ones_like(input_ids) if mask is None else mask
@@ -307,7 +310,7 @@ class Pair(nn.Module):
             if body is not self.embedder or self._told_positions:
                 inputs["position_ids"] = positions_of(mask)
         last: torch.Tensor = body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
-        return last
+        return last if lengths is None else last[:, :tokens]
 
     def encode_passage(self, text: str) -> list[int]:
         """Return the embedder's token ids of a passage's rendered text, cut to `max_passage_length`."""
@@ -428,6 +431,14 @@ class _AtLeast(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         (at_bound,) = ctx.saved_tensors
         return gradient.masked_fill(at_bound & (gradient > 0), 0.0), None
+
+
+def _evened(row: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add a sequence that nobody looks at where a CPU would build its kernels for each length anew (`groups`)."""
+    more = rounded(row.shape[1]) - row.shape[1]
+    if not more or row.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return row, lengths
+    return pad(row, (0, more)), torch.cat([lengths, lengths.new_tensor([more])])
 
 
 def _zero(tensors: Iterable[torch.Tensor | None]) -> torch.Tensor | float:

@@ -17,6 +17,7 @@ from cosup.data.encoding import EncodedExample, ExampleEncoder, Kind
 from cosup.data.keys import answer_key, stable_key
 from cosup.data.packing import Load, plan_packs
 from cosup.data.padding import lay_end_to_end, pad_right
+from cosup.groups import rounded
 from cosup.records import Example, Passage
 from cosup.tokens import TextEncoder
 
@@ -206,8 +207,12 @@ def passage_key(ids: Sequence[int]) -> int:
     return stable_key(" ".join(map(str, ids)))
 
 
-def token_counts(packs: Sequence[Mapping[str, torch.Tensor]]) -> tuple[int, int]:
+def token_counts(packs: Sequence[Mapping[str, torch.Tensor]], evened: bool = False) -> tuple[int, int]:
     """Count what both models read in packs.
+
+    Args:
+        packs: of a step.
+        evened: whether packed rows are rounded up when they are run (`groups.rounded`).
 
     Returns:
         Real tokens, and places that hold none: padding and dummies (sequences of one token, passages that are no
@@ -217,7 +222,9 @@ def token_counts(packs: Sequence[Mapping[str, torch.Tensor]]) -> tuple[int, int]
     for pack in packs:
         own, passages = _lengths(pack, ""), _lengths(pack, "passage_")
         real += int(own[own > 1].sum()) + (int(passages.sum()) if len(pack["candidates"]) else 0)
-        places += sum(pack[name].numel() for name in ("input_ids", "passage_input_ids") if name in pack)
+        for prefix in ("", "passage_"):
+            count = pack[f"{prefix}input_ids"].numel() if f"{prefix}input_ids" in pack else 0
+            places += rounded(count) if evened and f"{prefix}lengths" in pack else count
     return real, places - real
 
 

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 CPU_CHUNK, GPU_CHUNK = 256, 2048  # rows of logits at a time: what was fastest on a CPU; enough to fill a GPU
+CPU_ROWS, CPU_BLOCK = 16, 4096  # rows of logits, and rows of the head's gradient, that a CPU works on at a time
 
 
 @dataclass(frozen=True)
@@ -157,46 +158,61 @@ def _run_chunks(
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
             shown, wanted = states[part].to(product_type), targets[part, None]
-            logits = _logits(shown, head, bias, learnt)
-            loss += _softmax_in_place(logits, wanted)
-            if not any(needs):
-                continue
-            logits.scatter_add_(1, wanted, torch.full_like(logits[:, :1], -1.0))  # now the gradient of the logits
-            of_states = None if states_grad is None else states_grad[part]
-            _add_gradients(logits, shown, head, learnt, (of_states, sums[0], sums[1], sums[2]))
+            logits = _logits(shown, head, learnt)
+            loss += _to_gradient(logits, bias, wanted, sums[1], any(needs))
+            if any(needs):
+                of_states = None if states_grad is None else states_grad[part]
+                _add_gradients(logits, shown, head, learnt, (of_states, sums[0], sums[2]))
     own = [None if g is None or x is None else g.to(x.dtype) for g, x in zip(sums, inputs[1:], strict=True)]
     return loss, (states_grad, own[0], own[1], own[2])
 
 
-def _logits(
-    states: torch.Tensor, head: torch.Tensor, bias: torch.Tensor | None, learnt: LearntRows | None
-) -> torch.Tensor:
-    """Return a chunk's logits [n, V], float32."""
-    logits = (states @ head.T).float()
+def _logits(states: torch.Tensor, head: torch.Tensor, learnt: LearntRows | None) -> torch.Tensor:
+    """Return a chunk's logits [n, V] before the bias, in the states' type."""
+    logits = states @ head.T
     if learnt is not None:
-        logits[:, learnt.ids] = (states @ learnt.rows.T).float()
-    if bias is not None:
-        logits += bias
+        logits[:, learnt.ids] = states @ learnt.rows.T
     return logits
 
 
-def _softmax_in_place(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Turn float32 logits [n, V] into probabilities and return the summed loss of the targets [n, 1]."""
-    logits -= logits.amax(dim=1, keepdim=True)
-    chosen = logits.gather(1, targets)
-    total = logits.exp_().sum(dim=1, keepdim=True)
-    logits /= total
-    return (total.log() - chosen).sum()
+def _to_gradient(
+    logits: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, of_bias: torch.Tensor | None, wanted: bool
+) -> torch.Tensor:
+    """Return the summed loss of the targets [n, 1]; turn logits [n, V] into their gradient where that is wanted.
+
+    In float32, a few rows at a time on a CPU: they then stay in its cache through all passes over them.
+    """
+    loss = torch.zeros((), dtype=torch.float32, device=logits.device)
+    size = CPU_ROWS if logits.device.type == "cpu" else len(logits)
+    for start in range(0, len(logits), size):
+        part = logits[start : start + size]
+        rows, chosen = part.float(), targets[start : start + size]
+        if bias is not None:
+            rows += bias
+        rows -= rows.amax(dim=1, keepdim=True)
+        picked = rows.gather(1, chosen)
+        total = rows.exp_().sum(dim=1, keepdim=True)
+        loss += (total.log() - picked).sum()
+        if not wanted:
+            continue
+        rows /= total
+        rows.scatter_add_(1, chosen, torch.full_like(picked, -1.0))
+        if of_bias is not None:
+            of_bias += rows.sum(dim=0)
+        if rows.dtype != part.dtype:
+            part.copy_(rows)
+    return loss
 
 
 def _add_gradients(
-    logits: torch.Tensor, states: torch.Tensor, head: torch.Tensor, learnt: LearntRows | None, gradients: Gradients
+    logits: torch.Tensor,
+    states: torch.Tensor,
+    head: torch.Tensor,
+    learnt: LearntRows | None,
+    gradients: tuple[torch.Tensor | None, ...],
 ) -> None:
     """Put the gradient of the logits [n, V] through the head: write that of the states, add those of the head."""
-    of_states, of_weight, of_bias, of_rows = gradients
-    if of_bias is not None:
-        of_bias += logits.sum(dim=0)
-    logits = logits.to(states.dtype)
+    of_states, of_weight, of_rows = gradients
     own = None if learnt is None else logits[:, learnt.ids]
     if learnt is not None:
         logits[:, learnt.ids] = 0  # the head's own rows took no part
@@ -210,8 +226,11 @@ def _add_gradients(
         return
     if states.dtype == torch.float32:
         of_weight.addmm_(logits.T, states)
-    else:
-        of_weight += logits.T @ states
+        return
+    size = CPU_BLOCK if states.device.type == "cpu" else len(of_weight)
+    for start in range(0, len(of_weight), size):  # a sum over all of the head's rows at once would leave the cache
+        part = slice(start, start + size)
+        of_weight[part] += (logits[:, part].T @ states).float()
 
 
 @lru_cache(maxsize=1)

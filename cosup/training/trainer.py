@@ -35,6 +35,7 @@ from cosup.records import Example, Passage
 from cosup.training.config import CoSupervisionConfig, check_pairing
 from cosup.training.figures import Figures, grad_norm
 from cosup.training.frozen import PassageVectors, passage_vectors
+from cosup.training.lean import make_lean
 from cosup.training.mining import Mined, Wanted, pick_negatives
 from cosup.training.optimizers import JointOptimizer, hidden_matrices, load_state_by_name, state_by_name
 from cosup.training.sampler import EpochSampler, Topics
@@ -111,6 +112,9 @@ class CoSupervisionTrainer(Trainer):
             sharing.dispatch_batches = False  # every process reads the stream and takes its share
         _check_passages([*(() if streams else train_dataset), *(eval_dataset or ())], by_id, streams)
         _freeze_unused(model, args)
+        if args.bf16 or args.fp16:
+            for part in model._trees():
+                make_lean(part)
         if args.fsdp:
             model.unshare_layers()
         self._passages = by_id

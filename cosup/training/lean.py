@@ -1,0 +1,159 @@
+"""Norms and gated layers that keep less for the backward pass, under autocast to half precision.
+
+A model trained so keeps, for each norm, its input and its normalised states in float32, and then a cast of the result
+for each of the linear layers that read it. `make_lean` lets the norms give the half-precision states that those layers
+cast to anyway, once, and keep the input alone; gated layers compute the activation again in the backward pass. The
+forward pass gives the same bits: a model where it does not is left as it was.
+
+Shapes: T tokens, H width, I width of the gated layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import silu
+from transformers import PreTrainedModel
+
+from cosup.attention import at_rest
+
+_BEFORE_LINEAR = ("input_layernorm", "post_attention_layernorm")  # in Llama's naming, which most families follow
+_GATED = ("gate_proj", "up_proj", "down_proj", "act_fn")
+_REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+
+
+def make_lean(model: PreTrainedModel) -> bool:
+    """Let a model's layers keep less for the backward pass, where that changes nothing else.
+
+    Args:
+        model: with its weights, whole; its modules change class (to a subclass with the same name).
+
+    Returns:
+        Whether it was done.
+    """
+    known = {id(m): _swapped(m) for m in _candidates(model)}
+    found = [(m, known[id(m)]) for m in model.modules() if known.get(id(m))]
+    if not found or any(p.device.type == "meta" for p in model.parameters()):
+        return False
+    before = _states(model)
+    originals = [(module, type(module)) for module, _ in found]
+    for module, lean in found:
+        module.__class__ = lean  # type: ignore[assignment]
+    after = _states(model)
+    same = before is not None and after is not None and torch.equal(before, after)
+    if not same:
+        for module, original in originals:
+            module.__class__ = original
+    return same
+
+
+def _candidates(model: PreTrainedModel) -> Iterator[nn.Module]:
+    """Give the norms right before linear layers, and the gated layers."""
+    for name, module in model.named_modules():
+        norm = name.rpartition(".")[2] in _BEFORE_LINEAR and hasattr(module, "variance_epsilon")
+        if norm or all(hasattr(module, part) for part in _GATED):
+            yield module
+
+
+def _swapped(module: nn.Module) -> type[nn.Module] | None:
+    """Return the class that a module gets; None where it has it already, or has another activation."""
+    own = type(module)
+    if issubclass(own, _Lean):
+        return None
+    if hasattr(module, "variance_epsilon"):
+        return type(own.__name__, (_LeanNorm, own), {})
+    gated = isinstance(module.act_fn, nn.SiLU) or type(module.act_fn).__name__ == "SiLUActivation"
+    return type(own.__name__, (_LeanGate, own), {}) if gated else None
+
+
+@torch.no_grad()
+def _states(model: PreTrainedModel) -> torch.Tensor | None:
+    """Return what a few tokens give under autocast with gradients on, None where the model fails."""
+    table: Any = model.get_input_embeddings()
+    row = torch.arange(12, device=model.device)[None] * 7919 % int(table.num_embeddings)
+    try:
+        with at_rest(model), torch.autocast(model.device.type, torch.bfloat16), torch.enable_grad():
+            found: torch.Tensor = model.base_model(input_ids=row, use_cache=False)[0]
+    except _REFUSALS:
+        return None
+    return found.detach()
+
+
+def _half(states: torch.Tensor) -> torch.dtype | None:
+    """Return the type that autocast asks for where gradients of float32 states are wanted, else None."""
+    kind = states.device.type
+    if not (torch.is_grad_enabled() and states.dtype == torch.float32 and torch.is_autocast_enabled(kind)):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
+class _Lean:
+    """What has been made lean."""
+
+
+class _LeanNorm(_Lean):
+    weight: torch.Tensor
+    variance_epsilon: float
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        half = _half(hidden_states)
+        if half is None:
+            plain: torch.Tensor = super().forward(hidden_states)  # type: ignore[misc]
+            return plain
+        normed: torch.Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon, half)  # type: ignore[no-untyped-call]
+        return normed
+
+
+class _LeanGate(_Lean):
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed: torch.Tensor = _Gate.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
+        down: torch.Tensor = self.down_proj(mixed)
+        return down
+
+
+class _Norm(torch.autograd.Function):
+    """Root-mean-square norm (Zhang and Sennrich, 2019) in float32, given in half precision."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float, half: torch.dtype) -> torch.Tensor:
+        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
+        ctx.save_for_backward(x, scale, weight)
+        return (x * scale).mul_(weight).to(half)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+        x, scale, weight = ctx.saved_tensors
+        given = gradients[0].float()
+        normed = x * scale
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_weight = (given * normed).flatten(0, -2).sum(dim=0).to(weight.dtype)
+        if not ctx.needs_input_grad[0]:
+            return None, of_weight, None, None
+        given = given * weight
+        along = torch.linalg.vecdot(given, normed).div_(x.shape[-1]).unsqueeze(-1)
+        return given.addcmul_(normed, along, value=-1).mul_(scale), of_weight, None, None
+
+
+class _Gate(torch.autograd.Function):
+    """`silu(gate) * up` (Shazeer, 2020), of which the two inputs are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        return silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gate, up = ctx.saved_tensors
+        given = gradients[0]
+        of_up = silu(gate).mul_(given)
+        of_gate: torch.Tensor = torch.ops.aten.silu_backward(given * up, gate)
+        return of_gate, of_up
