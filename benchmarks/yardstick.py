@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from cosup.data.encoding import EncodedExample, Kind
 from cosup.data.padding import pad_right
+from cosup.groups import rounded
 
 IGNORED = -100
 GB = 1e9
@@ -68,11 +69,17 @@ def count_batch(batch: Mapping[str, Any]) -> Counts:
     return Counts(
         generator=sum(own),
         embedder=sum(passages),
-        slots=batch["input_ids"].numel() + batch["passage_input_ids"].numel(),
+        slots=_slots(batch, "") + _slots(batch, "passage_"),
         generator_squares=sum(n * n for n in own),
         embedder_squares=sum(n * n for n in passages),
         supervised=int((batch["labels"][:, 1:] != IGNORED).sum()),
     )
+
+
+def _slots(batch: Mapping[str, Any], prefix: str) -> int:
+    """Count a batch's places; packed rows are rounded up when they are run in half precision on a CPU."""
+    count = batch[f"{prefix}input_ids"].numel()
+    return rounded(count) if f"{prefix}lengths" in batch else int(count)
 
 
 def _lengths(batch: Mapping[str, Any], prefix: str) -> list[int]:

@@ -392,7 +392,7 @@ def _reason_against(model: PreTrainedModel) -> str | None:
     table: Any = model.get_input_embeddings()
     row = torch.arange(sum(_TRIED), device=model.device)[None] * 7919 % int(table.num_embeddings)
     try:
-        with at_rest(model):
+        with at_rest(model), torch.autocast(model.device.type, enabled=False):
             alone = [model.base_model(input_ids=ids, use_cache=False)[0] for ids in row.split(_TRIED, dim=1)]
             model.set_attn_implementation(PACKED)
             inputs = packed_inputs(model, torch.tensor(_TRIED, device=model.device))

@@ -22,12 +22,14 @@ from cosup.attention import enable_packing, packed_inputs, takes_positions
 from cosup.data.padding import lay_end_to_end, pad_right
 from cosup.errors import UsageError
 from cosup.groups import rounded
+from cosup.lean import only
 from cosup.losses.ntp import LearntRows, linear_ntp_loss_sum
 from cosup.model_folder import PairSettings
 from cosup.pooling import Head, padded_on_the_right, pool
 from cosup.tokens import ControlTokenIds, TextEncoder, control_token_ids
 
 MIN_TEMPERATURE = 0.005
+_FEW = 0.8  # share of a row's states up to which the last layer picks out those that are read
 
 
 @dataclass
@@ -198,7 +200,8 @@ class Pair(nn.Module):
         """
         output = PairOutput(log_temperature=self._log_temperature())
         if input_ids is not None:
-            states_BLH = self.hidden_states(input_ids, attention_mask, lengths)
+            read = None if lengths is None or labels is None else _read(labels, ret_columns)
+            states_BLH = self.hidden_states(input_ids, attention_mask, lengths, read)
             if labels is not None:
                 output.ntp_sum, output.tokens = self._ntp(states_BLH, labels)
             if ret_rows is not None:
@@ -244,9 +247,18 @@ class Pair(nn.Module):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None,
+        read: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the generator's last hidden states, after its final norm: [B, L, H]."""
-        return self._run(cast(PreTrainedModel, self.generator.base_model), input_ids, attention_mask, lengths)
+        """Return the generator's last hidden states, after its final norm: [B, L, H].
+
+        Args:
+            input_ids: [B, L] generator tokens.
+            attention_mask: [B, L] 1 on real tokens.
+            lengths: [S] lengths of the sequences of a packed row, in place of a mask.
+            read: places of a packed row, each once, whose states are asked for; others may be wrong.
+        """
+        body = cast(PreTrainedModel, self.generator.base_model)
+        return self._run(body, input_ids, attention_mask, lengths, read)
 
     def to_query(self, states: torch.Tensor) -> torch.Tensor:
         """Turn hidden states at `[Ret]` [R, H] into float32 queries [R, D] (unit length for cosine)."""
@@ -284,7 +296,8 @@ class Pair(nn.Module):
         with torch.no_grad() if self.embedder_frozen else contextlib.nullcontext():
             if attention_mask is not None and not self._told_positions:
                 input_ids, attention_mask = padded_on_the_right(input_ids, attention_mask)
-            states = self._run(self.embedder, input_ids, attention_mask, lengths)
+            ends = None if lengths is None or self.settings.pooling != "last_token" else lengths.cumsum(0) - 1
+            states = self._run(self.embedder, input_ids, attention_mask, lengths, ends)
             return pool(states, self.settings.pooling, attention_mask, lengths)
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
@@ -298,7 +311,12 @@ class Pair(nn.Module):
         return normalize(vectors, dim=-1) if self.settings.similarity == "cosine" else vectors
 
     def _run(
-        self, body: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor | None, lengths: torch.Tensor | None
+        self,
+        body: PreTrainedModel,
+        input_ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        lengths: torch.Tensor | None,
+        read: torch.Tensor | None = None,
     ) -> torch.Tensor:
         tokens = input_ids.shape[1]
         if lengths is not None:
@@ -309,7 +327,8 @@ class Pair(nn.Module):
             inputs = {"attention_mask": mask}
             if body is not self.embedder or self._told_positions:
                 inputs["position_ids"] = positions_of(mask)
-        last: torch.Tensor = body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+        with only(body, read):
+            last: torch.Tensor = body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
         return last if lengths is None else last[:, :tokens]
 
     def encode_passage(self, text: str) -> list[int]:
@@ -439,6 +458,16 @@ def _evened(row: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, tor
     if not more or row.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return row, lengths
     return pad(row, (0, more)), torch.cat([lengths, lengths.new_tensor([more])])
+
+
+def _read(labels: torch.Tensor, ret_columns: torch.Tensor | None) -> torch.Tensor | None:
+    """Return the places of a packed row whose states a loss reads; None where they are most of the row."""
+    wanted = labels[0].roll(-1) != -100
+    wanted[-1] = False
+    if ret_columns is not None:
+        wanted[ret_columns] = True
+    rows = wanted.nonzero()[:, 0]
+    return rows if len(rows) <= _FEW * len(wanted) else None
 
 
 def _zero(tensors: Iterable[torch.Tensor | None]) -> torch.Tensor | float:

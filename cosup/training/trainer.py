@@ -28,6 +28,7 @@ from cosup.data.collate import CoSupervisionCollator, ExampleDataset, passage_ke
 from cosup.data.encoding import EncodedExample, ExampleEncoder
 from cosup.data.stream import StreamedExamples
 from cosup.errors import CosupError, UsageError
+from cosup.lean import make_lean
 from cosup.modeling import CoSupervisedModel
 from cosup.pair import PairOutput
 from cosup.processes import barrier, gather_objects, max_over, rank, world_size
@@ -35,7 +36,7 @@ from cosup.records import Example, Passage
 from cosup.training.config import CoSupervisionConfig, check_pairing
 from cosup.training.figures import Figures, grad_norm
 from cosup.training.frozen import PassageVectors, passage_vectors
-from cosup.training.lean import make_lean
+from cosup.training.heap import keep_freed_memory
 from cosup.training.mining import Mined, Wanted, pick_negatives
 from cosup.training.optimizers import JointOptimizer, hidden_matrices, load_state_by_name, state_by_name
 from cosup.training.sampler import EpochSampler, Topics
@@ -112,6 +113,8 @@ class CoSupervisionTrainer(Trainer):
             sharing.dispatch_batches = False  # every process reads the stream and takes its share
         _check_passages([*(() if streams else train_dataset), *(eval_dataset or ())], by_id, streams)
         _freeze_unused(model, args)
+        if args.use_cpu:
+            keep_freed_memory()
         if args.bf16 or args.fp16:
             for part in model._trees():
                 make_lean(part)
@@ -220,7 +223,8 @@ class CoSupervisionTrainer(Trainer):
         return packs, [q.example_id for q in queries]
 
     def _count_tokens(self, packs: Sequence[Batch]) -> None:
-        real, padded = token_counts(packs)
+        evened = self.args.use_cpu and (self.args.bf16 or self.args.fp16)
+        real, padded = token_counts(packs, evened)
         self._figures.add(real=real, all=real + padded)
 
     def training_step(

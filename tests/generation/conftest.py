@@ -1,10 +1,13 @@
-"""Pairs that know the toy corpus, one a family, trained once."""
+"""Pairs that know the toy corpus, one a family, trained once for all processes that run tests."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from cosup.index.build import build_index
 from cosup.index.faiss_index import FaissIndex
@@ -23,8 +26,20 @@ class Known:
 @pytest.fixture(scope="session", params=pairs.FAMILIES)
 def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Known:
     """Return a pair that retrieves twice and answers each toy question."""
-    folder = tmp_path_factory.mktemp(str(request.param))
-    model = pairs.pair(request.param)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"known-{request.param}"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "done").exists():
+            train(str(request.param), folder)
+            (folder / "done").touch()
+    model = CoSupervisedModel.from_pretrained(folder / "model")
+    return Known(model.eval(), FaissIndex.load(folder / "index", model.fingerprint))
+
+
+def train(family: str, folder: Path) -> None:
+    """Train a pair until it knows its questions; write it and the index of its passages."""
+    model = pairs.pair(family)
     pairs.overfit(model, str(folder / "run"))
     model.save_pretrained(folder / "model")
-    return Known(model.eval(), build_index(model, pairs.PASSAGES, folder / "index", model.settings.similarity))
+    build_index(model, pairs.PASSAGES, folder / "index", model.settings.similarity)

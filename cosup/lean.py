@@ -1,16 +1,19 @@
-"""Norms and gated layers that keep less for the backward pass, under autocast to half precision.
+"""Layers that do and keep less while a model is trained, under autocast to half precision.
 
 A model trained so keeps, for each norm, its input and its normalised states in float32, and then a cast of the result
 for each of the linear layers that read it. `make_lean` lets the norms give the half-precision states that those layers
-cast to anyway, once, and keep the input alone; gated layers compute the activation again in the backward pass. The
-forward pass gives the same bits: a model where it does not is left as it was.
+cast to anyway, once, and keep the input alone; gated layers compute the activation again in the backward pass; rotary
+positions come in half precision, which attention casts to anyway, without copies on the way. The forward pass gives
+the same bits: a model where it does not is left as it was. `only` lets the last layer's gated part run for some tokens.
 
-Shapes: T tokens, H width, I width of the gated layer.
+Shapes: T tokens, H width, I width of the gated layer, D width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ from cosup.attention import at_rest
 
 _BEFORE_LINEAR = ("input_layernorm", "post_attention_layernorm")  # in Llama's naming, which most families follow
 _GATED = ("gate_proj", "up_proj", "down_proj", "act_fn")
+_ROTARY = "apply_rotary_pos_emb"  # the function by which attention layers of most families turn queries and keys
 _REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
 
 
@@ -50,12 +54,44 @@ def make_lean(model: PreTrainedModel) -> bool:
     return same
 
 
+@contextlib.contextmanager
+def only(model: PreTrainedModel, rows: torch.Tensor | None) -> Iterator[None]:
+    """Within the block, let the last layer of a lean model run its gated part for some tokens of a packed row alone.
+
+    The states of other tokens are of no use then. Nothing is left out of a model that is not lean or whose layers are
+    run again in the backward pass.
+
+    Args:
+        model: which.
+        rows: places of the tokens in the row, each once; None for all.
+    """
+    gates = [m for m in model.modules() if isinstance(m, _LeanGate)]
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    newer = hasattr(type(model), "is_activation_checkpointing")  # the name since transformers 5.23
+    again = getattr(model, "is_activation_checkpointing" if newer else "is_gradient_checkpointing", False)
+    if rows is None or len(gates) != count or again:
+        yield
+        return
+    gates[-1].rows = rows
+    try:
+        yield
+    finally:
+        gates[-1].rows = None
+
+
 def _candidates(model: PreTrainedModel) -> Iterator[nn.Module]:
-    """Give the norms right before linear layers, and the gated layers."""
+    """Give the norms right before linear layers, the gated layers and the attention layers."""
     for name, module in model.named_modules():
         norm = name.rpartition(".")[2] in _BEFORE_LINEAR and hasattr(module, "variance_epsilon")
-        if norm or all(hasattr(module, part) for part in _GATED):
+        if norm or all(hasattr(module, part) for part in _GATED) or _turns(module):
             yield module
+
+
+def _turns(module: nn.Module) -> bool:
+    """Whether a module turns queries and keys in a forward pass that can be written anew with another function."""
+    own = type(module).forward
+    plain = isinstance(own, FunctionType) and own.__closure__ is None
+    return plain and _ROTARY in own.__code__.co_names and callable(own.__globals__.get(_ROTARY))
 
 
 def _swapped(module: nn.Module) -> type[nn.Module] | None:
@@ -65,8 +101,29 @@ def _swapped(module: nn.Module) -> type[nn.Module] | None:
         return None
     if hasattr(module, "variance_epsilon"):
         return type(own.__name__, (_LeanNorm, own), {})
+    if _turns(module):
+        return type(own.__name__, (_Lean, own), {"forward": _with_lean_rotary(own.forward)})
     gated = isinstance(module.act_fn, nn.SiLU) or type(module.act_fn).__name__ == "SiLUActivation"
     return type(own.__name__, (_LeanGate, own), {}) if gated else None
+
+
+def _with_lean_rotary(forward: Any) -> FunctionType:
+    """Return the same function with another `apply_rotary_pos_emb` among its globals."""
+    names = {**forward.__globals__, _ROTARY: _rotary(forward.__globals__[_ROTARY])}
+    found = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__)
+    found.__kwdefaults__ = forward.__kwdefaults__
+    return found
+
+
+def _rotary(plain: Callable[..., Any]) -> Callable[..., Any]:
+    def turned(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *more: Any, **named: Any) -> Any:
+        half = _half(cos)
+        if more or named or half is None or cos.requires_grad or not q.dtype == k.dtype == half:
+            return plain(q, k, cos, sin, *more, **named)
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        return _Turn.apply(q, cos, sin), _Turn.apply(k, cos, sin)  # type: ignore[no-untyped-call]
+
+    return turned
 
 
 @torch.no_grad()
@@ -111,11 +168,13 @@ class _LeanGate(_Lean):
     gate_proj: nn.Module
     up_proj: nn.Module
     down_proj: nn.Module
+    rows: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mixed: torch.Tensor = _Gate.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]
+        read = x if self.rows is None else x[:, self.rows]
+        mixed: torch.Tensor = _Gate.apply(self.gate_proj(read), self.up_proj(read))  # type: ignore[no-untyped-call]
         down: torch.Tensor = self.down_proj(mixed)
-        return down
+        return down if self.rows is None else down.new_zeros(x.shape).index_copy(1, self.rows, down)
 
 
 class _Norm(torch.autograd.Function):
@@ -157,3 +216,27 @@ class _Gate(torch.autograd.Function):
         of_up = silu(gate).mul_(given)
         of_gate: torch.Tensor = torch.ops.aten.silu_backward(given * up, gate)
         return of_gate, of_up
+
+
+class _Turn(torch.autograd.Function):
+    """Rotary positions (Su et al., 2021) of half-precision states [B, heads, T, D], with float32 products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        (a, b), (cos_a, cos_b), (sin_a, sin_b) = (part.float().chunk(2, dim=-1) for part in (x, cos, sin))
+        found = torch.empty_like(x)
+        first, second = found.chunk(2, dim=-1)
+        first.copy_((a * cos_a).sub_(b * sin_a))
+        second.copy_((b * cos_b).add_(a * sin_b))
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        (a, b), (cos_a, cos_b), (sin_a, sin_b) = (part.float().chunk(2, dim=-1) for part in (gradients[0], cos, sin))
+        found = torch.empty_like(gradients[0])
+        first, second = found.chunk(2, dim=-1)
+        first.copy_((a * cos_a).add_(b * sin_b))
+        second.copy_((b * cos_b).sub_(a * sin_a))
+        return found, None, None

@@ -1,0 +1,29 @@
+"""The C library's heap during training on a CPU.
+
+A step frees gigabytes that the next step asks for again. glibc gives such memory back to the system, which hands it out
+again page by page, zeroed: measured at up to a fifth of a step. Keeping it costs no memory at the peak.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
+_NEVER = -1
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, from now on; returns whether it will.
+
+    Only with glibc, and only where the user has not tuned it by `MALLOC_..` or `GLIBC_TUNABLES`.
+    """
+    tuned = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if tuned or not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    wanted = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, 64 << 20))
+    return all(bool(mallopt(name, value)) for name, value in wanted)
