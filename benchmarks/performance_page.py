@@ -110,16 +110,14 @@ def training_loss(record: Record) -> list[str]:
         "",
         "As above, but run beside other work and on one thread: losses depend on neither, rates do and are left out.",
         "",
-        "| run | held-out loss | over the baseline's | peak memory, GB |",
-        "|---|---:|---:|---:|",
+        "| run | held-out loss | over the baseline's |",
+        "|---|---:|---:|",
     ]
     for name, suffix in (("baseline", None), ("cosup", ""), ("cosup_same_supervision", "_same_supervision")):
         if name in record:
             ratio = 1.0 if suffix is None else record[f"loss_ratio{suffix}"]
             own = record[name]
-            lines.append(
-                f"| {name.replace('_', ' ')} | {own['loss']:.3f} | {ratio:.3f} | {own['peak_memory_gb']:.2f} |"
-            )
+            lines.append(f"| {name.replace('_', ' ')} | {own['loss']:.3f} | {ratio:.3f} |")
     return lines + origin(record)
 
 
