@@ -58,8 +58,8 @@ def make_lean(model: PreTrainedModel) -> bool:
 def only(model: PreTrainedModel, rows: torch.Tensor | None) -> Iterator[None]:
     """Within the block, let the last layer of a lean model run its gated part for some tokens of a packed row alone.
 
-    The states of other tokens are of no use then. Nothing is left out of a model that is not lean or whose layers are
-    run again in the backward pass.
+    The states of other tokens are of no use then. Nothing is left out of a model that is not lean, whose layers are run
+    again in the backward pass, or whose gated part drops at random: as much must be drawn whatever is read.
 
     Args:
         model: which.
@@ -69,7 +69,7 @@ def only(model: PreTrainedModel, rows: torch.Tensor | None) -> Iterator[None]:
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     newer = hasattr(type(model), "is_activation_checkpointing")  # the name since transformers 5.23
     again = getattr(model, "is_activation_checkpointing" if newer else "is_gradient_checkpointing", False)
-    if rows is None or len(gates) != count or again:
+    if rows is None or len(gates) != count or again or _drops(gates[-1]):
         yield
         return
     gates[-1].rows = rows
@@ -77,6 +77,10 @@ def only(model: PreTrainedModel, rows: torch.Tensor | None) -> Iterator[None]:
         yield
     finally:
         gates[-1].rows = None
+
+
+def _drops(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in module.modules())
 
 
 def _candidates(model: PreTrainedModel) -> Iterator[nn.Module]:
@@ -126,23 +130,37 @@ def _rotary(plain: Callable[..., Any]) -> Callable[..., Any]:
     return turned
 
 
-@torch.no_grad()
 def _states(model: PreTrainedModel) -> torch.Tensor | None:
-    """Return what a few tokens give under autocast with gradients on, None where the model fails."""
+    """Return what a few tokens give under autocast with gradients on, None where the model fails.
+
+    No graph is made and no cast of a weight is kept, so that a large model needs no more memory than a layer's.
+    """
     table: Any = model.get_input_embeddings()
     row = torch.arange(12, device=model.device)[None] * 7919 % int(table.num_embeddings)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    half = torch.autocast(model.device.type, torch.bfloat16, cache_enabled=False)
     try:
-        with at_rest(model), torch.autocast(model.device.type, torch.bfloat16), torch.enable_grad():
+        for p in trained:
+            p.requires_grad_(False)
+        with at_rest(model), half, torch.enable_grad():
             found: torch.Tensor = model.base_model(input_ids=row, use_cache=False)[0]
     except _REFUSALS:
         return None
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
     return found.detach()
 
 
-def _half(states: torch.Tensor) -> torch.dtype | None:
-    """Return the type that autocast asks for where gradients of float32 states are wanted, else None."""
+def _half(states: torch.Tensor, learning: bool = False) -> torch.dtype | None:
+    """Return the type that autocast asks for where float32 states are learnt from, else None.
+
+    `learning` is a module in training: its pass without gradients (GradCache's first) must then drop out of states of
+    the same type as the second, as what is drawn depends on it.
+    """
     kind = states.device.type
-    if not (torch.is_grad_enabled() and states.dtype == torch.float32 and torch.is_autocast_enabled(kind)):
+    wanted = torch.is_grad_enabled() or learning
+    if not (wanted and states.dtype == torch.float32 and torch.is_autocast_enabled(kind)):
         return None
     return torch.get_autocast_dtype(kind)
 
@@ -154,9 +172,10 @@ class _Lean:
 class _LeanNorm(_Lean):
     weight: torch.Tensor
     variance_epsilon: float
+    training: bool
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        half = _half(hidden_states)
+        half = _half(hidden_states, self.training)
         if half is None:
             plain: torch.Tensor = super().forward(hidden_states)  # type: ignore[misc]
             return plain
@@ -171,10 +190,11 @@ class _LeanGate(_Lean):
     rows: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        read = x if self.rows is None else x[:, self.rows]
+        rows = self.rows if x.dim() == 3 else None  # [1, T, H]
+        read = x if rows is None else x[:, rows]
         mixed: torch.Tensor = _Gate.apply(self.gate_proj(read), self.up_proj(read))  # type: ignore[no-untyped-call]
         down: torch.Tensor = self.down_proj(mixed)
-        return down if self.rows is None else down.new_zeros(x.shape).index_copy(1, self.rows, down)
+        return down if rows is None else down.new_zeros(x.shape).index_copy(1, rows, down)
 
 
 class _Norm(torch.autograd.Function):

@@ -122,7 +122,8 @@ class _LinearNTP(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("this loss has been backpropagated already, which has used up its gradients")
         gradients, ctx.gradients = ctx.gradients, None  # scaled in place: the head's may be as large as the head
-        own = (None if g is None else g.mul_(upstream[0].to(g.dtype)) for g in gradients)
+        scale = float(upstream[0])  # a number: in half precision it might be rounded, or too large
+        own = (None if g is None else g.mul_(scale) for g in gradients)
         return (*own, None, None, None)
 
 

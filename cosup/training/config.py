@@ -191,6 +191,9 @@ class CoSupervisionConfig(TrainingArguments):
             if getattr(self, name, None):
                 raise UsageError(f"{name} is {getattr(self, name)!r}; cosup cannot train with it, leave it out")
         _check_trackers(self.report_to)
+        sharding = self.fsdp_config if isinstance(self.fsdp_config, dict) else {}
+        if sharding.get("activation_checkpointing"):
+            raise UsageError("fsdp_config has activation_checkpointing; set activation_checkpointing itself instead")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments takes bf16 on a CPU only where the CPU is asked for
         self._name_checkpointing()

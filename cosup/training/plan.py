@@ -331,8 +331,7 @@ def _gathered(models: _Models, size: int) -> float:
 
 def _pack_settings(config: Any, adapters: LoraSettings | None, half: bool, sharded: bool) -> PackSettings:
     names = ("activation_checkpointing", "gradient_checkpointing")
-    inside = config.fsdp_config if sharded and isinstance(config.fsdp_config, dict) else {}
-    on = any(bool(getattr(config, name, False)) for name in names) or bool(inside.get("activation_checkpointing"))
+    on = any(bool(getattr(config, name, False)) for name in names)
     kwargs = [getattr(config, f"{name}_kwargs", None) for name in names]
     every = next((int(k["every_n_layers"]) for k in kwargs if isinstance(k, dict) and "every_n_layers" in k), 1)
     return PackSettings(half, sharded, on, every, adapters)

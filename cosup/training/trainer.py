@@ -113,6 +113,7 @@ class CoSupervisionTrainer(Trainer):
             sharing.dispatch_batches = False  # every process reads the stream and takes its share
         _check_passages([*(() if streams else train_dataset), *(eval_dataset or ())], by_id, streams)
         _freeze_unused(model, args)
+        _unprepare(model)
         if args.use_cpu:
             keep_freed_memory()
         if args.bf16 or args.fp16:
@@ -642,6 +643,18 @@ class _EpochStart(TrainerCallback):
 def _decayed(factor: Callable[[int], float], decay: float, steps: int) -> Callable[[int], float]:
     """Return a schedule's factor times `decay` for every `steps` steps that are over."""
     return lambda step: factor(step) * decay ** (step // steps)
+
+
+def _unprepare(model: nn.Module) -> None:
+    """Let a pair that an earlier trainer has had be prepared again.
+
+    accelerate marks what it has prepared and leaves it alone from then on, with the precision of that first run.
+    """
+    if any(isinstance(p, DTensor) for p in model.parameters()):
+        return
+    if model.__dict__.pop("_is_accelerate_prepared", False):
+        for name in ("forward", "_original_forward"):
+            model.__dict__.pop(name, None)
 
 
 def shard_on_cpu(accelerator: Any, plugin_args: Any) -> None:

@@ -18,6 +18,10 @@ from tests.training.examples import MIXED
 from tests.training.pairings import PAIRINGS, options_of, set_dropout, start
 
 Weights = dict[str, torch.Tensor]
+HALVED = (
+    "llama+qwen2",
+    "two-bases",
+)  # in half precision layers are lean, rows rounded up, and the last layer runs in part
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +40,19 @@ def _config(folder: Path, **more: Any) -> CoSupervisionConfig:
 # -- proof 6 -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PAIRINGS)
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(name: str, bases: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "half"), [*((name, False) for name in PAIRINGS), *((name, True) for name in HALVED)])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
+    name: str, half: bool, bases: Path, tmp_path: Path
+) -> None:
     """Proof 6: from the checkpoint in the middle to the same weights and losses; dropout on, several packs a step."""
-    more = {"save_strategy": "steps", "save_steps": 2, "max_steps": 3, "learning_rate": 3e-3, "micro_batch_tokens": 200}
+    more: dict[str, Any] = {"bf16": half}
+    more |= {
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "max_steps": 3,
+        "learning_rate": 3e-3,
+        "micro_batch_tokens": 200,
+    }
 
     def run(checkpoint: Path | None = None) -> CoSupervisionTrainer:
         model, config = start(bases, name, dropout=0.1), _config(tmp_path, **more, **options_of(name))
@@ -88,11 +101,11 @@ def _step(
     return moved, next(float(e["loss"]) for e in trainer.state.log_history if "loss" in e)
 
 
-def _close(one: tuple[Weights, float], other: tuple[Weights, float], what: str) -> None:
-    assert other[1] == pytest.approx(one[1], rel=1e-4), what
+def _close(one: tuple[Weights, float], other: tuple[Weights, float], what: str, off: float = 2e-3) -> None:
+    assert other[1] == pytest.approx(one[1], rel=off / 20), what
     for name, gradient in one[0].items():
         scale = gradient.abs().max().clamp_min(1e-3)
-        assert torch.allclose(gradient / scale, other[0][name] / scale, atol=2e-3), (what, name)
+        assert torch.allclose(gradient / scale, other[0][name] / scale, atol=off), (what, name)
 
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -128,3 +141,18 @@ def test_grad_cache_is_plain_with_dropout(pairing: tuple[CoSupervisedModel, dict
     plain = _step(model, tmp_path, **options)
     _close(plain, _step(model, tmp_path, Twice, **options), "GradCache")
     assert _step(model, tmp_path, **options, seed=7, data_seed=42)[1] != plain[1]
+
+
+@pytest.mark.parametrize("name", [*HALVED, "shared", "one-base"])
+def test_in_half_precision_a_step_is_the_same_however_it_is_run(name: str, bases: Path, tmp_path: Path) -> None:
+    """Proof 3 as far as half precision goes; where the same numbers are rounded, as in float32, dropout included."""
+    model, options = start(bases, name), options_of(name) | {"train_sampling_strategy": "group_by_length", "bf16": True}
+    exact = _step(model, tmp_path, **(options | {"bf16": False}))
+    whole = _step(model, tmp_path, **options)
+    assert whole[1] != exact[1], "the second trainer of a pair trains in its own precision"
+    _close(exact, whole, "float32", off=0.1)
+    for what, way in WAYS.items():
+        _close(whole, _step(model, tmp_path, **options, **way), what, off=0.1)
+    set_dropout(model, 0.2)
+    plain = _step(model, tmp_path, **options)
+    _close(plain, _step(model, tmp_path, Twice, **options), "GradCache")
