@@ -67,7 +67,7 @@ def only(model: PreTrainedModel, rows: torch.Tensor | None) -> Iterator[None]:
     """
     gates = [m for m in model.modules() if isinstance(m, _LeanGate)]
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    newer = hasattr(type(model), "is_activation_checkpointing")  # the name since transformers 5.23
+    newer = hasattr(PreTrainedModel, "is_activation_checkpointing")  # the name since transformers 5.23
     again = getattr(model, "is_activation_checkpointing" if newer else "is_gradient_checkpointing", False)
     if rows is None or len(gates) != count or again or _drops(gates[-1]):
         yield

@@ -122,9 +122,15 @@ class _LinearNTP(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("this loss has been backpropagated already, which has used up its gradients")
         gradients, ctx.gradients = ctx.gradients, None  # scaled in place: the head's may be as large as the head
-        scale = float(upstream[0])  # a number: in half precision it might be rounded, or too large
-        own = (None if g is None else g.mul_(scale) for g in gradients)
+        own = (None if g is None else _scaled(g, upstream[0].float()) for g in gradients)
         return (*own, None, None, None)
+
+
+def _scaled(gradient: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Scale a gradient by a float32 number, which in half precision would be rounded, or too large."""
+    if gradient.dtype == scale.dtype:
+        return gradient.mul_(scale)
+    return gradient.to(torch.promote_types(gradient.dtype, scale.dtype)).mul_(scale).to(gradient.dtype)
 
 
 def _run_chunks(

@@ -217,6 +217,10 @@ def test_a_wrong_value_is_named(record: dict[str, Any], message: str) -> None:
         ({**with_("objective", mask_same_answer=True), "supervision": "ntp"}, "mask_same_answer is for retrieval, w"),
         ({**with_("objective", learn_temperature=True), "supervision": "ntp"}, "learn_temperature is for retrieval, "),
         (with_("training", resume_from_checkpoint="x"), "resume_from_checkpoint is 'x'; cosup cannot train with it"),
+        (
+            with_("training", fsdp_config={"activation_checkpointing": True}),
+            "fsdp_config has activation_checkpointing; set activation_checkpointing itself instead",
+        ),
         (with_("training", bf16_full_eval=True), "bf16_full_eval is True; cosup cannot train with it"),
         (with_("training", fp16_full_eval=True), "fp16_full_eval is True; cosup cannot train with it"),
         (with_("training", save_adapters=True), "save_adapters is true, and the recipe has no adapters to save"),
