@@ -35,6 +35,7 @@ def _run(language: str, code: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     """Every marked block, after a demo of toy size in place of `make demo`; what they promise is there afterwards."""
     run_demo(tmp_path / "runs" / "demo", settings=TOY, console=Console(quiet=True))

@@ -66,6 +66,7 @@ def test_candidates_limit_the_index(known: Known) -> None:
         same(mine, yardstick.answer(known.model, corpus, question, GREEDY))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [15, 25, 40])
 def test_a_pair_that_knows_little_is_followed_wherever_it_goes(steps: int, tmp_path: Path) -> None:
     """Half trained, it asks too often, inside claims too, never closes them, and fills its context."""

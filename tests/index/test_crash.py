@@ -70,6 +70,7 @@ def crash(folder: Path, seed: int, kills: int) -> tuple[int, int, int]:
     return number, kills - found_new, found_new
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_changes_an_index(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     changes, _, _ = crash(folder, seed=1, kills=12)

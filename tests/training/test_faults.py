@@ -39,6 +39,7 @@ def recipe_of(world: Path, run: Path, **training: Any) -> dict[str, Any]:
     return runs.recipe_of(world, run, **{"max_steps": STEPS, **training})
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_as_if_it_never_had_been(world: Path, tmp_path: Path) -> None:
     """Proof 6: killed while it starts, trains, saves and writes its model, it ends bit for bit like one left alone.
 
@@ -97,6 +98,7 @@ def test_what_a_kill_left_is_cleared_or_put_back(there: bool, tmp_path: Path) ->
     assert (tmp_path / "checkpoint-2" / "a.txt").is_file() != there
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(world: Path, tmp_path: Path) -> None:
     """A file that the system refuses to let grow, in the middle of a checkpoint: one line, exit code 1; it goes on."""
     run = tmp_path / "run"
