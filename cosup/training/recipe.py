@@ -241,7 +241,8 @@ def _override(record: dict[str, Any], key: str, value: str) -> None:
     if part is None:
         record[name] = parsed
         return
-    inner = record[part] = {} if record.get(part) is None else record[part]
+    plain = record.get(part) is None or (part == "adapters" and record[part] == "lora")
+    inner = record[part] = {} if plain else record[part]
     if not isinstance(inner, dict):
         raise UsageError(f"--{key}: '{part}' in the recipe is {inner!r}; expected a mapping")
     inner[name] = parsed
@@ -255,6 +256,7 @@ def _place(key: str) -> tuple[str | None, str]:
         return None, key
     part, dot, name = key.partition(".")
     if dot:
+        known["adapters"] = tuple(f.name for f in fields(LoraSettings))
         if name not in known.get(part, ()):
             everything = [f"{p}.{n}" for p, names in known.items() for n in names]
             raise UsageError(f"unknown setting '--{key}'{did_you_mean(key, everything)}")

@@ -371,6 +371,18 @@ def test_an_override_into_a_part_that_is_empty_or_wrong(tmp_path: Path) -> None:
         load_recipe(written(tmp_path, {**LEAST, "training": [1]}), [("seed", "2")])
 
 
+def test_adapters_are_overridden_one_setting_at_a_time(tmp_path: Path) -> None:
+    for record in (LEAST, {**LEAST, "adapters": "lora"}, {**LEAST, "adapters": {"r": 8, "alpha": 3}}):
+        found = load_recipe(written(tmp_path, record), [("adapters.r", "4")]).adapters
+        assert found is not None
+        assert (found.r, found.alpha == 3) == (4, isinstance(record.get("adapters"), dict))
+    found = load_recipe(written(tmp_path), [("adapters", "lora"), ("adapters.dropout", "0.3")]).adapters
+    assert found is not None
+    assert found.dropout == 0.3
+    with pytest.raises(UsageError, match=r"did you mean 'adapters\.alpha'"):
+        load_recipe(written(tmp_path), [("adapters.alhpa", "4")])
+
+
 # The names
 
 
