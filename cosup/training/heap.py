@@ -1,7 +1,7 @@
 """The C library's heap during training on a CPU.
 
 A step frees gigabytes that the next step asks for again. glibc gives such memory back to the system, which hands it out
-again page by page, zeroed: measured at up to a fifth of a step. Keeping it costs no memory at the peak.
+again page by page, zeroed, which takes time. Keeping it costs no memory at the peak.
 """
 
 from __future__ import annotations
