@@ -24,9 +24,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel
 
+from cosup.data.collate import token_places
 from cosup.data.encoding import EncodedExample, Kind
 from cosup.data.padding import pad_right
-from cosup.groups import rounded
 
 IGNORED = -100
 GB = 1e9
@@ -69,17 +69,11 @@ def count_batch(batch: Mapping[str, Any]) -> Counts:
     return Counts(
         generator=sum(own),
         embedder=sum(passages),
-        slots=_slots(batch, "") + _slots(batch, "passage_"),
+        slots=token_places(batch, evened=True),
         generator_squares=sum(n * n for n in own),
         embedder_squares=sum(n * n for n in passages),
         supervised=int((batch["labels"][:, 1:] != IGNORED).sum()),
     )
-
-
-def _slots(batch: Mapping[str, Any], prefix: str) -> int:
-    """Count a batch's places; packed rows are rounded up when they are run in half precision on a CPU."""
-    count = batch[f"{prefix}input_ids"].numel()
-    return rounded(count) if f"{prefix}lengths" in batch else int(count)
 
 
 def _lengths(batch: Mapping[str, Any], prefix: str) -> list[int]:

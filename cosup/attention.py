@@ -199,29 +199,45 @@ def packed_attention(
     if dropout == 0.0 and _varlen_fits(query, value):
         return _attend_varlen(query, key, value, layout, scaling, sliding_window), None
 
-    by_products = query.device.type == "cpu" and query.dtype in _HALF
+    def attend(*group: torch.Tensor) -> torch.Tensor:
+        return _attend_alike(group, layout, dropout, scaling, sliding_window)
 
-    def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        length = queries.shape[2]
-        if by_products and length <= MOST:
-            keys, values = (_repeat_heads(x, queries.shape[1]) for x in (keys, values))
-            bias = layout.bias(length, sliding_window, queries.dtype)
-            return attend_by_products(queries, keys, values, bias, scaling, dropout)
-        banded = sliding_window is not None and sliding_window < length
-        mask = layout.band(length, sliding_window or 0) if banded else None
-        if mask is not None:  # kernels with a mask want as many keys as queries
-            keys, values = (_repeat_heads(x, queries.shape[1]) for x in (keys, values))
-        return scaled_dot_product_attention(
-            queries, keys, values, mask, dropout, is_causal=not banded, scale=scaling,
-            enable_gqa=keys.shape[1] != queries.shape[1],
-        )  # fmt: skip
-
-    if query.device.type == "cpu" and not (by_products or layout.short):
+    by_length = _built_by_length(query)
+    if query.device.type == "cpu" and not (by_length or layout.short):
         parts = zip(*(x.split(layout.lengths, dim=2) for x in (query, key, value)), strict=True)
         return torch.cat([attend(*part).transpose(1, 2) for part in parts], dim=1), None
-    groups = layout.even_groups if by_products else layout.groups
+    groups = layout.even_groups if by_length else layout.groups
     parts = zip(*(groups.pad(x) for x in (query, key, value)), strict=True)
     return groups.unpad([attend(*part) for part in parts]), None
+
+
+def _built_by_length(states: torch.Tensor) -> bool:
+    """Whether torch would build kernels for each length (see `groups`)."""
+    return states.device.type == "cpu" and states.dtype in _HALF
+
+
+def _attend_alike(
+    group: tuple[torch.Tensor, ...],
+    layout: PackedLayout,
+    dropout: float,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Attend within each sequence of a group: queries [S, H, L, D], keys and values [S, H or fewer, L, D]."""
+    queries, keys, values = group
+    heads, length = queries.shape[1:3]
+    by_products = _built_by_length(queries) and length <= MOST
+    banded = window is not None and window < length
+    if by_products or banded:  # neither products nor kernels with a mask take fewer keys than queries
+        keys, values = (_repeat_heads(x, heads) for x in (keys, values))
+    if by_products:
+        bias = layout.bias(length, window, queries.dtype)
+        return attend_by_products(queries, keys, values, bias, scaling, dropout)
+    mask = layout.band(length, window or 0) if banded else None
+    return scaled_dot_product_attention(
+        queries, keys, values, mask, dropout, is_causal=not banded, scale=scaling,
+        enable_gqa=keys.shape[1] != heads,
+    )  # fmt: skip
 
 
 def _check_packed(
@@ -348,8 +364,7 @@ def takes_positions(model: PreTrainedModel) -> bool:
     """
     if not _is_whole(model):
         return True
-    table: Any = model.get_input_embeddings()
-    row = torch.arange(_TRIED[0], device=model.device)[None] * 7919 % int(table.num_embeddings)
+    row = trial_row(model, _TRIED[0])
     try:
         with at_rest(model):
             own = model.base_model(input_ids=row, use_cache=False)[0]
@@ -389,8 +404,7 @@ def _is_whole(model: PreTrainedModel) -> bool:
 
 def _reason_against(model: PreTrainedModel) -> str | None:
     """Read two short sequences alone and in one packed row; say what is wrong, None if nothing is."""
-    table: Any = model.get_input_embeddings()
-    row = torch.arange(sum(_TRIED), device=model.device)[None] * 7919 % int(table.num_embeddings)
+    row = trial_row(model, sum(_TRIED))
     try:
         with at_rest(model), torch.autocast(model.device.type, enabled=False):
             alone = [model.base_model(input_ids=ids, use_cache=False)[0] for ids in row.split(_TRIED, dim=1)]
@@ -412,6 +426,12 @@ def _windows_told(model: PreTrainedModel, layout: PackedLayout) -> bool:
     window = getattr(config, "sliding_window", None)
     slides = "sliding_attention" in (getattr(config, "layer_types", None) or ("sliding_attention",))
     return bool(layout.windows) and (window is None or not slides or window in layout.windows)
+
+
+def trial_row(model: PreTrainedModel, tokens: int) -> torch.Tensor:
+    """Return a row [1, tokens] of different token ids to try a model with."""
+    table: Any = model.get_input_embeddings()
+    return torch.arange(tokens, device=model.device)[None] * 7919 % int(table.num_embeddings)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,8 @@
 """Sequences of a packed row in padded groups, for kernels that want a batch; and attention by matrix products.
 
-On a CPU in half precision torch builds its kernels for each length anew and keeps them: measured with torch 2.13, about
-5 MB and 10 ms for every new length of a sequence, which is gigabytes over a run. Lengths are therefore rounded up
-there. Its fused attention is also the slower one for sequences of some hundred tokens: by plain products, scores and
-all, the backward pass takes from a quarter to two thirds of the time.
+On a CPU in half precision torch (2.13) builds its kernels for each length of a sequence anew and keeps them: gigabytes
+over a run. Lengths are therefore rounded up there. Its fused attention is also slower, for sequences of
+some hundred tokens, than plain products, scores and all.
 
 Shapes: S sequences, T tokens of the row, H heads, D width of a head, L length of a group.
 """

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import silu
 from transformers import PreTrainedModel
 
-from cosup.attention import at_rest
+from cosup.attention import at_rest, trial_row
 
 _BEFORE_LINEAR = ("input_layernorm", "post_attention_layernorm")  # in Llama's naming, which most families follow
 _GATED = ("gate_proj", "up_proj", "down_proj", "act_fn")
@@ -38,18 +38,16 @@ def make_lean(model: PreTrainedModel) -> bool:
     Returns:
         Whether it was done.
     """
-    known = {id(m): _swapped(m) for m in _candidates(model)}
-    found = [(m, known[id(m)]) for m in model.modules() if known.get(id(m))]
+    found = [(m, type(m), lean) for name, m in model.named_modules() if (lean := _lean_class(name, m))]
     if not found or any(p.device.type == "meta" for p in model.parameters()):
         return False
     before = _states(model)
-    originals = [(module, type(module)) for module, _ in found]
-    for module, lean in found:
-        module.__class__ = lean  # type: ignore[assignment]
+    for module, _, lean in found:
+        module.__class__ = lean
     after = _states(model)
     same = before is not None and after is not None and torch.equal(before, after)
     if not same:
-        for module, original in originals:
+        for module, original, _ in found:
             module.__class__ = original
     return same
 
@@ -65,11 +63,14 @@ def only(model: PreTrainedModel, rows: torch.Tensor | None) -> Iterator[None]:
         model: which.
         rows: places of the tokens in the row, each once; None for all.
     """
+    if rows is None:
+        yield
+        return
     gates = [m for m in model.modules() if isinstance(m, _LeanGate)]
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     newer = hasattr(PreTrainedModel, "is_activation_checkpointing")  # the name since transformers 5.23
     again = getattr(model, "is_activation_checkpointing" if newer else "is_gradient_checkpointing", False)
-    if rows is None or len(gates) != count or again or _drops(gates[-1]):
+    if len(gates) != count or again or _drops(gates[-1]):
         yield
         return
     gates[-1].rows = rows
@@ -83,14 +84,6 @@ def _drops(module: nn.Module) -> bool:
     return any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in module.modules())
 
 
-def _candidates(model: PreTrainedModel) -> Iterator[nn.Module]:
-    """Give the norms right before linear layers, the gated layers and the attention layers."""
-    for name, module in model.named_modules():
-        norm = name.rpartition(".")[2] in _BEFORE_LINEAR and hasattr(module, "variance_epsilon")
-        if norm or all(hasattr(module, part) for part in _GATED) or _turns(module):
-            yield module
-
-
 def _turns(module: nn.Module) -> bool:
     """Whether a module turns queries and keys in a forward pass that can be written anew with another function."""
     own = type(module).forward
@@ -98,15 +91,17 @@ def _turns(module: nn.Module) -> bool:
     return plain and _ROTARY in own.__code__.co_names and callable(own.__globals__.get(_ROTARY))
 
 
-def _swapped(module: nn.Module) -> type[nn.Module] | None:
-    """Return the class that a module gets; None where it has it already, or has another activation."""
+def _lean_class(name: str, module: nn.Module) -> type[nn.Module] | None:
+    """Return the class for a norm right before linear layers, a gated or an attention layer; None for what stays."""
     own = type(module)
     if issubclass(own, _Lean):
         return None
-    if hasattr(module, "variance_epsilon"):
+    if name.rpartition(".")[2] in _BEFORE_LINEAR and hasattr(module, "variance_epsilon"):
         return type(own.__name__, (_LeanNorm, own), {})
     if _turns(module):
         return type(own.__name__, (_Lean, own), {"forward": _with_lean_rotary(own.forward)})
+    if not all(hasattr(module, part) for part in _GATED):
+        return None
     gated = isinstance(module.act_fn, nn.SiLU) or type(module.act_fn).__name__ == "SiLUActivation"
     return type(own.__name__, (_LeanGate, own), {}) if gated else None
 
@@ -135,8 +130,7 @@ def _states(model: PreTrainedModel) -> torch.Tensor | None:
 
     No graph is made and no cast of a weight is kept, so that a large model needs no more memory than a layer's.
     """
-    table: Any = model.get_input_embeddings()
-    row = torch.arange(12, device=model.device)[None] * 7919 % int(table.num_embeddings)
+    row = trial_row(model, 12)
     trained = [p for p in model.parameters() if p.requires_grad]
     half = torch.autocast(model.device.type, torch.bfloat16, cache_enabled=False)
     try:
@@ -244,19 +238,21 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
-        (a, b), (cos_a, cos_b), (sin_a, sin_b) = (part.float().chunk(2, dim=-1) for part in (x, cos, sin))
-        found = torch.empty_like(x)
-        first, second = found.chunk(2, dim=-1)
-        first.copy_((a * cos_a).sub_(b * sin_a))
-        second.copy_((b * cos_b).add_(a * sin_b))
-        return found
+        first, second = sin.chunk(2, dim=-1)
+        return _turned(x, cos, -first, second)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        (a, b), (cos_a, cos_b), (sin_a, sin_b) = (part.float().chunk(2, dim=-1) for part in (gradients[0], cos, sin))
-        found = torch.empty_like(gradients[0])
-        first, second = found.chunk(2, dim=-1)
-        first.copy_((a * cos_a).add_(b * sin_b))
-        second.copy_((b * cos_b).sub_(a * sin_a))
-        return found, None, None
+        first, second = sin.chunk(2, dim=-1)
+        return _turned(gradients[0], cos, second, -first), None, None
+
+
+def _turned(x: torch.Tensor, cos: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return `x * cos`, with each half [B, heads, T, D / 2] of `x` times a factor added to the other half's place."""
+    (a, b), (cos_a, cos_b) = (part.float().chunk(2, dim=-1) for part in (x, cos))
+    found = torch.empty_like(x)
+    into_a, into_b = found.chunk(2, dim=-1)
+    into_a.copy_((a * cos_a).add_(b * first))
+    into_b.copy_((b * cos_b).add_(a * second))
+    return found

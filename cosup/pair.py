@@ -373,7 +373,7 @@ class Pair(nn.Module):
     ) -> None:
         """Keep one state a layer and compute the rest again in the backward pass, in both models."""
         options = {"use_reentrant": False} | (activation_checkpointing_kwargs or {})
-        for model in self._trees():
+        for model in self.trees():
             if hasattr(model, "activation_checkpointing_enable"):
                 model.activation_checkpointing_enable(options, **more)
             else:
@@ -387,7 +387,7 @@ class Pair(nn.Module):
 
     def activation_checkpointing_disable(self) -> None:
         """Keep all states again."""
-        for model in self._trees():
+        for model in self.trees():
             newer = getattr(model, "activation_checkpointing_disable", None)
             (newer or model.gradient_checkpointing_disable)()
 
@@ -395,7 +395,8 @@ class Pair(nn.Module):
         """Keep all states again."""
         self.activation_checkpointing_disable()
 
-    def _trees(self) -> list[Any]:
+    def trees(self) -> list[Any]:
+        """Return the models, each once: a shared embedder is the generator."""
         return [self.generator] if self.shared else [self.generator, self.embedder]
 
     def aliases(self) -> list[list[str]]:

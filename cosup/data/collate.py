@@ -222,10 +222,17 @@ def token_counts(packs: Sequence[Mapping[str, torch.Tensor]], evened: bool = Fal
     for pack in packs:
         own, passages = _lengths(pack, ""), _lengths(pack, "passage_")
         real += int(own[own > 1].sum()) + (int(passages.sum()) if len(pack["candidates"]) else 0)
-        for prefix in ("", "passage_"):
-            count = pack[f"{prefix}input_ids"].numel() if f"{prefix}input_ids" in pack else 0
-            places += rounded(count) if evened and f"{prefix}lengths" in pack else count
+        places += token_places(pack, evened)
     return real, places - real
+
+
+def token_places(pack: Mapping[str, torch.Tensor], evened: bool = False) -> int:
+    """Count the places of a pack, of both models and with padding; `evened` as for `token_counts`."""
+    total = 0
+    for prefix in ("", "passage_"):
+        count = pack[f"{prefix}input_ids"].numel() if f"{prefix}input_ids" in pack else 0
+        total += rounded(count) if evened and f"{prefix}lengths" in pack else count
+    return total
 
 
 def _lengths(pack: Mapping[str, torch.Tensor], prefix: str) -> torch.Tensor:

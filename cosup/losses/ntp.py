@@ -151,7 +151,7 @@ def _run_chunks(
         product_type: of the products.
         needs: which of the inputs get a gradient.
     """
-    states, weight, bias, _ = inputs
+    states, weight, bias, rows = inputs
     sums = [
         torch.zeros_like(x, dtype=torch.float32) if x is not None and need else None
         for x, need in zip(inputs[1:], needs[1:], strict=True)
@@ -159,9 +159,8 @@ def _run_chunks(
     states_grad = torch.empty_like(states) if needs[0] else None
     loss = torch.zeros((), dtype=torch.float32, device=states.device)
     with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
-        head, rows = (None if x is None else x.to(product_type) for x in (weight, inputs[3]))
-        assert head is not None
-        learnt = None if rows is None or ids is None else LearntRows(ids, rows)
+        head = weight.to(product_type)
+        learnt = None if rows is None or ids is None else LearntRows(ids, rows.to(product_type))
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
             shown, wanted = states[part].to(product_type), targets[part, None]
@@ -220,15 +219,17 @@ def _add_gradients(
 ) -> None:
     """Put the gradient of the logits [n, V] through the head: write that of the states, add those of the head."""
     of_states, of_weight, of_rows = gradients
-    own = None if learnt is None else logits[:, learnt.ids]
+    through_rows: torch.Tensor | None = None
     if learnt is not None:
+        own = logits[:, learnt.ids]
         logits[:, learnt.ids] = 0  # the head's own rows took no part
+        through_rows = own @ learnt.rows
+        if of_rows is not None:
+            of_rows += own.T @ states
     if of_states is not None:
         of_states.copy_(logits @ head)
-        if own is not None and learnt is not None:
-            of_states += own @ learnt.rows
-    if of_rows is not None and own is not None:
-        of_rows += own.T @ states
+        if through_rows is not None:
+            of_states += through_rows
     if of_weight is None:
         return
     if states.dtype == torch.float32:

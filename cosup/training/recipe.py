@@ -181,11 +181,15 @@ def _adapters(value: Any, where: str) -> LoraSettings | None:
         return None if value is None else LoraSettings()
     if not isinstance(value, Mapping):
         raise UsageError(f"{where}: adapters is {value!r}; expected 'lora' or a mapping of r, alpha, dropout, ..")
-    _check_keys(value, tuple(f.name for f in fields(LoraSettings)), where, "adapters.")
+    _check_keys(value, _adapter_keys(), where, "adapters.")
     try:
         return LoraSettings(**value)
     except (UsageError, TypeError) as error:
         raise UsageError(f"{where}: adapters: {error}") from error
+
+
+def _adapter_keys() -> tuple[str, ...]:
+    return tuple(f.name for f in fields(LoraSettings))
 
 
 def known_keys() -> dict[str, tuple[str, ...]]:
@@ -256,7 +260,7 @@ def _place(key: str) -> tuple[str | None, str]:
         return None, key
     part, dot, name = key.partition(".")
     if dot:
-        known["adapters"] = tuple(f.name for f in fields(LoraSettings))
+        known["adapters"] = _adapter_keys()
         if name not in known.get(part, ()):
             everything = [f"{p}.{n}" for p, names in known.items() for n in names]
             raise UsageError(f"unknown setting '--{key}'{did_you_mean(key, everything)}")

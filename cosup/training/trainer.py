@@ -117,7 +117,7 @@ class CoSupervisionTrainer(Trainer):
         if args.use_cpu:
             keep_freed_memory()
         if args.bf16 or args.fp16:
-            for part in model._trees():
+            for part in model.trees():
                 make_lean(part)
         if args.fsdp:
             model.unshare_layers()

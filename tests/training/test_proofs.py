@@ -18,10 +18,8 @@ from tests.training.examples import MIXED
 from tests.training.pairings import PAIRINGS, options_of, set_dropout, start
 
 Weights = dict[str, torch.Tensor]
-HALVED = (
-    "llama+qwen2",
-    "two-bases",
-)  # in half precision layers are lean, rows rounded up, and the last layer runs in part
+# In half precision layers are lean, rows are rounded up, and the last layer runs for what is read alone.
+HALVED = ("llama+qwen2", "two-bases")
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +43,8 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
     name: str, half: bool, bases: Path, tmp_path: Path
 ) -> None:
     """Proof 6: from the checkpoint in the middle to the same weights and losses; dropout on, several packs a step."""
-    more: dict[str, Any] = {"bf16": half}
-    more |= {
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "max_steps": 3,
-        "learning_rate": 3e-3,
-        "micro_batch_tokens": 200,
-    }
+    more: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 3, "learning_rate": 3e-3}
+    more |= {"micro_batch_tokens": 200, "bf16": half}
 
     def run(checkpoint: Path | None = None) -> CoSupervisionTrainer:
         model, config = start(bases, name, dropout=0.1), _config(tmp_path, **more, **options_of(name))
