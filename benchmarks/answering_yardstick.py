@@ -149,6 +149,7 @@ class _Run:
         self.read = 0  # tokens of the context that the cache holds
         self.parts: list[tuple[list[int], tuple[Hit, ...] | None]] = [([], None)]
         self.claim: _Claim | None = None
+        self.unread: tuple[Retrieval, ...] = ()  # a search after which the context had no room
         self.retrievals = self.new_tokens = 0
         meant = {model.control.eos, model.control.ret, model.control.ce}
         self.never = sorted(set(self.encoder.text.forbidden) - meant)
@@ -162,6 +163,7 @@ class _Run:
         while not reason:
             reason = self._write(self._next_token())
         parts = [Part(self._decode(ids), None if hits is None else Retrieval(0, hits)) for ids, hits in self.parts]
+        parts += [Part(retrieval=retrieval) for retrieval in self.unread]
         return compose(self.question, parts, reason)
 
     # -- the model -------------------------------------------------------------------------------------------------
@@ -238,6 +240,7 @@ class _Run:
         hits = self._search(state)
         room = self.max_length - len(self.context) - 1 - CLAIM_ROOM
         if room < 1:
+            self.unread = (Retrieval(0, hits, 0),)
             return "context"
         self.retrievals += 1
         self.claim = _Claim(len(self.context) - 1)

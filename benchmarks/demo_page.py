@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from record import commit, hardware
+from cosup.experiments.provenance import commit, processor
 
 MEASURES = ("recall@1", "exact_match", "citation_precision", "citation_recall")
 GROUPS = ("", "single_hop.", "two_hop.")
@@ -43,7 +43,7 @@ def page(reports: dict[str, dict[str, Any]]) -> str:
         "",
         f"`cosup demo{' --compare' if len(reports) > 1 else ''}`, seed {settings['seed']}: {first['count']} questions "
         f"over {settings['passages']} unseen passages; {settings['parameters']:,} parameters in the pair, "
-        f"{settings['steps']} steps of {settings['batch_size']} questions. Commit {commit()}; {hardware()}.",
+        f"{settings['steps']} steps of {settings['batch_size']} questions. Commit {commit()}; {processor()}.",
         "",
         f"| measure | {' | '.join(heads)} |",
         f"|---|{'---:|' * len(heads)}",

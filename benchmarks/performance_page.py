@@ -5,13 +5,15 @@
 Reads `training.json` and `training_loss.json` (training.py), `embedding.json` and `embedding_small.json`
 (embedding.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json` (gpu_training.py),
 `two_nodes.json` (two_nodes.py), `retrieval.json` (retrieval.py), `answering.json`, `answering_bf16.json` and
-`answering_demo.json` (answering.py); a section whose record is not there is left out.
+`answering_demo.json` (answering.py), `gpu_decoding.json` (gpu_decoding.py), `evaluation.json` (evaluation.py). A
+section whose record is not there stays as it is on the page: no machine has measured everything.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from typing import Any
 import retrieval
 from answering import table as answering_table
 from embedding import table as embedding_table
+from evaluation import table as evaluation_table
+from gpu_decoding import table as decoding_table
 from training import table
 
 Record = Mapping[str, Any]
@@ -36,16 +40,30 @@ def main() -> None:
         raise SystemExit(
             f"{found.records} holds no record; expected one of {', '.join(p.name for p in paths.values())}"
         )
-    found.page.write_text(page(records), encoding="utf-8")
+    earlier = found.page.read_text(encoding="utf-8") if found.page.is_file() else ""
+    found.page.write_text(page(records, sections(earlier)), encoding="utf-8")
 
 
-def page(records: Mapping[str, Record]) -> str:
-    """Return the page's text."""
-    lines = ["# Speed and memory", "", "Written by `benchmarks/performance_page.py`; nothing here is typed by hand."]
+def page(records: Mapping[str, Record], earlier: Mapping[str, str]) -> str:
+    """Return the page's text.
+
+    Args:
+        records: by name, see `SECTIONS`.
+        earlier: sections of a page written before, by name; each stands where it has no record.
+    """
+    parts = ["# Speed and memory\n\nWritten by `benchmarks/performance_page.py`; nothing here is typed by hand."]
     for name, section in SECTIONS.items():
         if name in records:
-            lines += ["", *section(records[name])]
-    return "\n".join(lines) + "\n"
+            parts.append(f"<!-- {name} -->\n" + "\n".join(section(records[name])))
+        elif name in earlier:
+            parts.append(f"<!-- {name} -->\n{earlier[name]}")
+    return "\n\n".join(parts) + "\n"
+
+
+def sections(text: str) -> dict[str, str]:
+    """Return the sections of a page by the names that stand before them."""
+    _, *found = re.split(r"^<!-- (\w+) -->\n", text, flags=re.MULTILINE)
+    return {name: body.strip() for name, body in zip(found[::2], found[1::2], strict=True)}
 
 
 def origin(record: Record) -> list[str]:
@@ -63,11 +81,12 @@ def training(record: Record) -> list[str]:
         "",
         "`baseline` is the procedure of the paper's code as it is described, written anew "
         "(`benchmarks/yardstick.py`): float32, padded to the longest row, logits at every position. `cosup` are our "
-        "defaults with bf16; `cosup same supervision` supervises the passages too, as the baseline does. Generator and "
-        f"embedder have {own['layers']} layers x {own['hidden']} and a vocabulary of {own['vocabulary']:,}, the same "
-        f"first weights, and {own['batch_size']} questions of `{own['questions']}` a step in the same order; learning "
-        f"rate {own['learning_rate']:g}; {own['threads']} threads, {own['device']}. A rate counts the real tokens of "
-        "both models and is the median over the steps. The loss is that of [Ret], claims, [Ce] and final text of "
+        f"defaults with {own['precision']}; `cosup same supervision` supervises the passages too, as the baseline "
+        f"does. Generator and embedder have {own['layers']} layers x {own['hidden']} and a vocabulary of "
+        f"{own['vocabulary']:,}, the same first weights, and {own['batch_size']} questions of `{own['questions']}` a "
+        f"step in the same order; learning rate {own['learning_rate']:g}; {own['threads']} threads, {own['device']}. "
+        "A rate counts the real tokens of both models, over all steps but each run's first. The loss is that of "
+        "[Ret], claims, [Ce] and final text of "
         f"{own['held_out']} held-out questions.",
         "",
         *table(record),
@@ -221,20 +240,52 @@ def search(record: Record) -> list[str]:
 def answering(record: Record) -> list[str]:
     """The engine against the paper's inference and against plain generation."""
     own = record["settings"]
-    right = record["right"]
+    theirs, ours = (
+        f"{100 * right['share']:.0f}% ({100 * right['low']:.0f} to {100 * right['high']:.0f})"
+        for right in (record["baseline_right"], record["right"])
+    )
     return [
         f"## Answering ({own['model']}, {own['dtype']})",
         "",
         "`baseline` is the paper's inference as it is described, written anew (`benchmarks/answering_yardstick.py`): "
         "float32, one question at a time, everything read again after each retrieval. `plain generate` writes as many "
         "tokens after the same prompts and passages; overhead is its rate over cosup's. "
-        f"{own['alone']} questions one at a time, {own['count']} with 32 at once; {own['threads']} threads; greedy; "
+        f"{own['count']} questions, of which {own['alone']} for one at a time; {own['threads']} threads; greedy; "
         f"medians over {own['rounds']} rounds.",
         "",
         *answering_table(record),
         "",
-        f"The same text as the baseline's: {100 * record['same_text']:.0f}%. Answers that hold a gold answer: baseline "
-        f"{100 * record['baseline_right']:.0f}%, cosup {100 * right['1']:.0f}% on the same questions.",
+        f"The same text as the baseline's: {100 * record['same_text']:.0f}% with 32 at once, "
+        f"{100 * record['same_text_1']:.0f}% one at a time. Answers that hold a gold answer (95% interval): baseline "
+        f"{theirs}, cosup {ours} on the same questions.",
+        *origin(record),
+    ]
+
+
+def decoding(record: Record) -> list[str]:
+    """Decoding against the memory's bandwidth."""
+    own = record["settings"]
+    return [
+        f"## Decoding ({own['device']})",
+        "",
+        f"A Llama-shaped generator of {own['layers']} layers x {own['hidden']} with random bf16 weights over the "
+        f"engine's slots, each row with {own['context']} tokens before; the share is of the bandwidth that a copy has.",
+        "",
+        *decoding_table(record),
+        *origin(record),
+    ]
+
+
+def evaluation(record: Record) -> list[str]:
+    """Scoring many short answers."""
+    own = record["settings"]
+    return [
+        "## Scoring",
+        "",
+        f"`cosup evaluate` on {own['count']:,} made-up short answers over {own['passages']:,} passages, ten hits and a "
+        "citation each: reading, every measure with its interval, all four files written. No judge, no ROUGE.",
+        "",
+        *evaluation_table(record),
         *origin(record),
     ]
 
@@ -253,6 +304,8 @@ SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "answering": answering,
     "answering_bf16": answering,
     "answering_demo": answering,
+    "gpu_decoding": decoding,
+    "evaluation": evaluation,
 }
 
 

@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from record import commit, hardware
 
+from cosup.experiments.provenance import commit, processor
 from cosup.records import Passage
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Setting:
 
     embeddings: str
     sizes: tuple[int, ...] = (100_000, 300_000, 1_000_000)
-    index_type: str = "auto"
+    index_type: str = "ivf-pq"  # what `auto` chooses for the largest; growth is that of one type
     vector_dtype: str = "float16"
     queries: int = 500
     factors: int = 128
@@ -267,7 +267,12 @@ def growth(runs: Sequence[Mapping[str, Any]], size: int = KILT) -> dict[str, dic
 def about(words: Sequence[str]) -> dict[str, Any]:
     """Return what every record carries: command, commit, hardware and the versions of the libraries."""
     versions = {name: version(name) for name in ("faiss-cpu", "numpy")}
-    return {"command": shlex.join(["python", *words]), "commit": commit(), "hardware": hardware(), "versions": versions}
+    return {
+        "command": shlex.join(["python", *words]),
+        "commit": commit(),
+        "hardware": processor(),
+        "versions": versions,
+    }
 
 
 def table(record: Mapping[str, Any]) -> list[str]:
@@ -289,6 +294,7 @@ def embed(model: str, passages: Sequence[str], target: Path, count: int) -> None
     import torch
 
     from cosup.data.reading import read_all, read_passages
+    from cosup.devices import has_fast_bfloat16
     from cosup.index.embed import embed_passages
     from cosup.modeling import CoSupervisedModel, PairSettings
 
@@ -298,6 +304,8 @@ def embed(model: str, passages: Sequence[str], target: Path, count: int) -> None
         pair = CoSupervisedModel.from_pretrained(model)
     else:
         pair = CoSupervisedModel.from_base(model, model, PairSettings(max_length=256, max_passage_length=64))
+    if has_fast_bfloat16(torch.device("cpu")):
+        pair.to(torch.bfloat16)
     with torch.inference_mode():
         vectors = embed_passages(pair.eval(), [corpus[row] for row in rows])
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from record import commit, hardware
 
 from cosup.data.reading import read_passages, read_questions, write_jsonl
 from cosup.evaluation.answers import contains, gold_answers
+from cosup.experiments.provenance import commit, processor
 from cosup.records import Passage, Question
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def _measure(plan: Plan) -> dict[str, Any]:
         "dev": _bm25([p for p in passages if p.id in _pool(dev)], sets["dev"]),
     }
     return {
-        "hardware": hardware(),
+        "hardware": processor(),
         "commit": commit(),
         "commands": commands,
         "training": json.loads((plan.run / "metrics.json").read_text(encoding="utf-8")),

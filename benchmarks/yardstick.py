@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -130,14 +129,15 @@ class Meter:
         return sum(self.steps, Counts())
 
     def report(self) -> dict[str, Any]:
-        """Return `tokens_per_second` (median over the timed steps), `padding_share`, `rates` and `seconds`."""
-        total = self.total
+        """Return `tokens_per_second` (over all timed steps together), `padding_share`, `rates` and `seconds`."""
+        total, timed = self.total, sum(self.steps[self.warm_up :], Counts())
         return {
-            "tokens_per_second": median(self.rates) if self.rates else None,
+            "tokens_per_second": timed.real / sum(self.seconds[self.warm_up :]) if self.rates else None,
             "padding_share": 1 - total.real / max(1, total.slots),
             "rates": self.rates,
             "seconds": self.seconds,
             "real_tokens": total.real,
+            "timed_tokens": timed.real,
         }
 
 

@@ -33,13 +33,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from cosup.groups import MOST, STEP, Groups, alike, attend_by_products, even, singly
+from cosup.groups import HALF, MOST, STEP, Groups, alike, attend_by_products, built_by_length, even, singly
 
 logger = logging.getLogger(__name__)
 
 PACKED = "cosup_packed"
 
-_HALF = (torch.float16, torch.bfloat16)
 _KINDS = {"full_attention", "sliding_attention"}  # layer types whose masks are known here
 _SHORT = 48  # tokens a sequence on average below which a CPU is faster with padded groups
 _TRIED = [7, 5]  # tokens of the two sequences that a model is tried with
@@ -202,18 +201,13 @@ def packed_attention(
     def attend(*group: torch.Tensor) -> torch.Tensor:
         return _attend_alike(group, layout, dropout, scaling, sliding_window)
 
-    by_length = _built_by_length(query)
+    by_length = built_by_length(query.device, query.dtype)
     if query.device.type == "cpu" and not (by_length or layout.short):
         parts = zip(*(x.split(layout.lengths, dim=2) for x in (query, key, value)), strict=True)
         return torch.cat([attend(*part).transpose(1, 2) for part in parts], dim=1), None
     groups = layout.even_groups if by_length else layout.groups
     parts = zip(*(groups.pad(x) for x in (query, key, value)), strict=True)
     return groups.unpad([attend(*part) for part in parts]), None
-
-
-def _built_by_length(states: torch.Tensor) -> bool:
-    """Whether torch would build kernels for each length (see `groups`)."""
-    return states.device.type == "cpu" and states.dtype in _HALF
 
 
 def _attend_alike(
@@ -226,7 +220,7 @@ def _attend_alike(
     """Attend within each sequence of a group: queries [S, H, L, D], keys and values [S, H or fewer, L, D]."""
     queries, keys, values = group
     heads, length = queries.shape[1:3]
-    by_products = _built_by_length(queries) and length <= MOST
+    by_products = built_by_length(queries.device, queries.dtype) and length <= MOST
     banded = window is not None and window < length
     if by_products or banded:  # neither products nor kernels with a mask take fewer keys than queries
         keys, values = (_repeat_heads(x, heads) for x in (keys, values))
@@ -289,7 +283,7 @@ def _varlen() -> tuple[Callable[..., Any], frozenset[str]] | None:
 
 def _varlen_fits(query: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether torch's kernel takes these: half precision on CUDA (Ampere or later), heads of a width it knows."""
-    if query.device.type != "cuda" or query.dtype not in _HALF or query.shape[-1] != value.shape[-1]:
+    if query.device.type != "cuda" or query.dtype not in HALF or query.shape[-1] != value.shape[-1]:
         return False
     if query.shape[-1] % 8 or query.shape[-1] > 256 or _varlen() is None:
         return False

@@ -36,7 +36,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         UsageError: the checkpoint holds no tokenizer or cannot be found.
     """
     folder, options = _locate(source)
-    with _explained(source), _quiet():
+    with explained(source), quietly():
         loader: Any = PreTrainedTokenizerFast if _has_own_tokenizer(Path(folder)) else AutoTokenizer
         tokenizer = loader.from_pretrained(folder, **options)
     if tokenizer.pad_token_id is None:
@@ -68,8 +68,8 @@ def load_generator(source: str, dtype: torch.dtype = torch.float32, attention: s
             head (soft caps, scales), which cosup's head would silently leave out.
     """
     folder, options = _locate(source)
-    with _explained(source), _quiet():
-        loaded = _whole(AutoModelForCausalLM, folder, source, dtype, options)
+    with explained(source), quietly():
+        loaded = load_whole(AutoModelForCausalLM, folder, source, dtype, options)
     model = _without_quantisation(loaded) if options else cast(PreTrainedModel, loaded)
     _check_head(model, source)
     return _attending(model, attention, source)
@@ -87,16 +87,16 @@ def load_embedder(source: str, dtype: torch.dtype = torch.float32, attention: st
         UsageError: nothing usable is there, or the attention cannot be had.
     """
     folder, options = _locate(source)
-    with _explained(source), _quiet():
+    with explained(source), quietly():
         if options:
-            loaded = _whole(AutoModelForCausalLM, folder, source, dtype, options)
+            loaded = load_whole(AutoModelForCausalLM, folder, source, dtype, options)
             body = cast(PreTrainedModel, _without_quantisation(loaded).base_model)
         else:
-            body = cast(PreTrainedModel, _whole(AutoModel, folder, source, dtype, options))
+            body = cast(PreTrainedModel, load_whole(AutoModel, folder, source, dtype, options))
     return _attending(body, attention, source)
 
 
-def _whole(kind: Any, folder: str, source: str, dtype: torch.dtype, options: dict[str, str]) -> Any:
+def load_whole(kind: Any, folder: str, source: str, dtype: torch.dtype, options: dict[str, str]) -> Any:
     """Load a model, and refuse a checkpoint that leaves weights out, which transformers would draw at random.
 
     The layer that encoders of BERT's kind have after their last state is never used here and may be missing.
@@ -142,7 +142,7 @@ def _attending(model: PreTrainedModel, attention: str, source: str) -> PreTraine
         return model
     if not able:
         raise UsageError(f"{type(model).__name__} ('{source}') cannot attend by '{attention}'; leave out attention")
-    with _explained(source):
+    with explained(source):
         model.set_attn_implementation(_NAMES[wanted])
     return model
 
@@ -203,7 +203,7 @@ def _check_head(model: Any, source: str) -> None:
 
 
 @contextlib.contextmanager
-def _explained(source: str) -> Iterator[None]:
+def explained(source: str) -> Iterator[None]:
     """Turn what the libraries raise for an unusable checkpoint into one line."""
     try:
         yield
@@ -213,7 +213,7 @@ def _explained(source: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Silence the loaders' progress bars and load reports for the time of one load."""
     log: Any = transformers.utils.logging
     bars, level = log.is_progress_bar_enabled(), log.get_verbosity()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cosup import options as opt
-from cosup.errors import InputError, UsageError
+from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.shell import Shell, run
 from cosup.version import __version__
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from cosup.index.base import VectorIndex
     from cosup.index.structures import IndexSettings
     from cosup.modeling import CoSupervisedModel
-    from cosup.records import Answer, Question
 
 app = typer.Typer(
     help="""Train one language model to write and to retrieve, and answer questions with checkable citations.
@@ -64,6 +63,14 @@ class IndexType(StrEnum):
     hnsw = "hnsw"
 
 
+class ScoredFormat(StrEnum):
+    """Whose form predictions have."""
+
+    cosup = "cosup"
+    kilt = "kilt"
+    alce = "alce"
+
+
 class VectorDtype(StrEnum):
     """Type of the vectors that an index keeps."""
 
@@ -80,7 +87,7 @@ Index = Annotated[
         show_default=False,
     ),
 ]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="auto: bfloat16 on a GPU, float32 on a CPU.")]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="auto: bfloat16 where the device has it, else float32.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -128,7 +135,8 @@ def convert(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="One of: folder, squad, hotpotqa, beir, tevatron, parquet, examples.",
+            help="One of: folder, squad, hotpotqa, selfrag, kilt, kilt-knowledge, alce, beir, tevatron, parquet, "
+            "examples; or, out of cosup's files: trec, kilt-submission, alce-output, beir-output, tevatron-output.",
             show_default=False,
         ),
     ],
@@ -137,24 +145,41 @@ def convert(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="Folder to write into, or a .jsonl file for formats with one output.",
+            help="Folder to write into, or a file (.jsonl, .json, .trec, .run, .txt) for formats with one output.",
             show_default=False,
         ),
     ],
+    passages: Annotated[
+        Path | None,
+        typer.Option(
+            "--passages",
+            help="passages.jsonl or its folder, for kilt, kilt-submission and alce-output, where it lies beside "
+            "neither IN nor OUT.",
+        ),
+    ] = None,
+    gold: Annotated[Path | None, typer.Option("--gold", help="The published ALCE file, for alce-output.")] = None,
 ) -> None:
-    """Convert a published format into cosup's own files.
+    """Convert a published format into cosup's own files, or cosup's files into another.
 
     \b
     cosup convert squad dev-v1.1.json data/squad
     cosup convert folder docs/ data/docs          Markdown and text files into passages
     cosup convert examples data/squad data/squad  questions into training examples, to look at or to change
+    cosup convert kilt-knowledge kilt_knowledgesource.json data/kilt   pages into passages of 100 words
+    cosup convert kilt nq-dev-kilt.jsonl data/kilt                     evidence is found in data/kilt/passages.jsonl
+    cosup convert kilt-submission runs/mine guess.jsonl                predictions as KILT scores them
+    cosup convert alce-output runs/mine result.json --passages data/asqa --gold asqa.json
     """
     from cosup.data.convert import convert as convert_files
 
     shell: Shell = context.obj
-    done = convert_files(format_name, source, output)
+    done = convert_files(format_name, source, output, passages=passages, gold=gold)
     for reason, count in done.skipped.items():
         shell.note(f"skipped {count:,} {reason}")
+    for what, count in done.noted.items():
+        shell.note(f"{count:,} {what}")
+    for path in done.replaced:
+        shell.note(f"replaced {path}, which was there before")
     for path, count in done.written.items():
         shell.result(f"{path}  {count:,}")
 
@@ -303,7 +328,7 @@ def index(
     elif model is None or not passages:
         raise UsageError(f"{'--model' if model is None else '--passages'} is missing; run 'cosup index --help'")
     elif asked:
-        _add_to_index(shell, output, model, passages, dtype, replace)
+        _add_to_index(shell, output, (model, dtype, batch_tokens), passages, replace)
     else:
         settings = IndexSettings(index_type, vector_dtype)
         _build_index(shell, output, (model, dtype, batch_tokens), passages, settings)
@@ -368,11 +393,13 @@ def generate(
       --output predictions.jsonl
     """
     from cosup.data.reading import read_questions
+    from cosup.data.writing import check_apart
     from cosup.generation import predict
 
     shell: Shell = context.obj
     settings = opt.settings_of(writing)
     predict.check_output(output)
+    check_apart([output], [questions])
     asked = read_questions(questions)
     choice = _retriever_choice(retriever, query_text, query_prompt, passage_prompt)
     engine, found, more = _load_engine(shell, (model, index), settings, dtype, choice)
@@ -384,91 +411,132 @@ def generate(
 
 
 @app.command()
+@opt.with_judging
+@opt.with_official
 def evaluate(
     context: typer.Context,
+    official: dict[str, Any],
+    judging: dict[str, Any],
     predictions: Annotated[
-        list[Path], typer.Option("--predictions", help="predictions.jsonl; several times.", show_default=False)
-    ],
+        list[Path] | None, typer.Option("--predictions", help="predictions.jsonl; several times.", show_default=False)
+    ] = None,
     questions: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             "--questions", help="questions.jsonl; several times, each then a task of its own.", show_default=False
         ),
-    ],
+    ] = None,
     passages: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option("--passages", help="The corpus that was searched; several times.", show_default=False),
-    ],
-    output: Annotated[Path, typer.Option("--output", help="Folder for report.json and its like.", show_default=False)],
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Folder for the report; of --format kilt and alce, a .json file."),
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option("--against", help="Other predictions for the same questions, to compare with; several times."),
+    ] = None,
+    format_name: Annotated[
+        ScoredFormat, typer.Option("--format", help="Of the predictions: our own, or scored as KILT or ALCE do.")
+    ] = ScoredFormat.cosup,
+    suite: Annotated[
+        Path | None, typer.Option("--suite", help="A YAML file of tasks: index, answer and measure each.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Of --suite: a model folder in place of the suite's own.")
+    ] = None,
+    dtype: DtypeOption = Dtype.auto,
 ) -> None:
     """Measure answers, retrieval and citations.
 
-    Writes report.json, report.md and per_question.jsonl into the output folder.
+    Writes report.json, report.md, report.html and per_question.jsonl into the output folder.
 
     \b
     cosup evaluate --predictions predictions.jsonl --questions questions.jsonl --passages passages.jsonl --output report
+    cosup evaluate --predictions new.jsonl --against old.jsonl --questions questions.jsonl --passages passages.jsonl \\
+      --output report
+    cosup evaluate --format kilt --gold gold.jsonl --predictions guess.jsonl --output report.json
+    cosup evaluate --format alce --predictions output.json --citations --judge google/t5_xxl_true_nli_mixture \\
+      --output report.json
+    cosup evaluate --suite recipes/suites/twelve-sets.yaml --model runs/mine/model --output runs/suite
     """
-    from cosup.console import draw_table
-    from cosup.data.reading import check_references, read_all, read_answers, read_passages, read_questions
-    from cosup.evaluation import report as reports
+    from cosup import evaluating
 
     shell: Shell = context.obj
-    corpus = read_all(read_passages, passages)
-    tasks: dict[str, str] = {}
-    names = task_names(questions)
-
-    def read_task(path: str) -> list[Question]:
-        batch = read_questions(path)
-        check_references(batch, corpus, path)
-        tasks.update({question.id: names[Path(path)] for question in batch})
-        return batch
-
-    def read_given(path: str) -> list[Answer]:
-        batch = read_answers(path)
-        check_references((answer for answer in batch if answer.id in tasks), corpus, path)
-        return batch
-
-    asked = read_all(read_task, questions)
-    answers = read_all(read_given, predictions)
-    inputs = {"predictions": predictions, "questions": questions, "passages": passages}
-    settings = {"cosup_version": __version__, **{name: [str(p) for p in paths] for name, paths in inputs.items()}}
-    by_task = (lambda question: tasks[question.id]) if len(questions) > 1 else None
-    report = reports.evaluate(answers, asked, corpus, settings, by_task)
-    written = reports.write_report(report, output)
-    if shell.out.is_terminal:
-        draw_table(shell.out, reports.table_rows(report))
-    else:
-        shell.result(reports.markdown(report).rstrip())
-    for line in reports.notes(report):
-        shell.note(line)
-    shell.note(f"written: {written}")
+    _check_evaluate(context, "--suite" if suite is not None else format_name)
+    if suite is not None:
+        places = (model, output)
+        evaluating.evaluate_suite(shell, suite, places, lambda path: _load_pair(_model_folder(path), dtype), judging)
+        return
+    if output is None:
+        raise UsageError("--output is missing; run 'cosup evaluate --help'")
+    if format_name is not ScoredFormat.cosup:
+        evaluating.evaluate_official(shell, format_name, (predictions or [], output), official, judging)
+        return
+    inputs = evaluating.Inputs(predictions or (), questions or (), passages or (), against or ())
+    evaluating.evaluate_predictions(shell, inputs, output, judging)
 
 
 @app.command()
+def experiment(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="A YAML file.", show_default=False)],
+    scale: Annotated[
+        str | None, typer.Option("--scale", help="One of the file's scales.  [default: the whole experiment]")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what is done and what is to do, and stop.")] = False,
+    dtype: DtypeOption = Dtype.auto,
+) -> None:
+    """Compare systems: train each, answer and measure on several tasks, and print the tables.
+
+    What is done is never done again, and the same command goes on after an interruption: every training and every
+    measurement lies in a folder named by what it is made from.
+
+    \b
+    cosup experiment recipes/experiments/main.yaml --plan
+    cosup experiment recipes/experiments/main.yaml --scale cpu
+    """
+    from cosup import experimenting
+
+    shell: Shell = context.obj
+    if plan:
+        experimenting.show_plan(shell, path, scale)
+    else:
+        experimenting.run(shell, path, scale, lambda model: _load_pair(_model_folder(model), dtype))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def info(
     context: typer.Context,
     path: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="PATH", help="A model, index, run or data folder, a recipe, or a data file.", show_default=False
+            metavar="PATH",
+            help="A model, index, run or data folder, an index in Milvus, a recipe, or a data file.",
+            show_default=False,
         ),
     ],
     devices: Annotated[int | None, typer.Option(min=1, help="Of a recipe: plan for so many devices.")] = None,
     examples: Annotated[int | None, typer.Option(min=1, help="Of a recipe: training examples, not counted.")] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compare every byte of an index with its checksums.")
+        bool, typer.Option("--verify", help="Compare every byte of an index folder with its checksums.")
     ] = False,
 ) -> None:
     """Say what a path holds.
 
     Counts, lengths, parameters, fingerprints, settings, figures. The files of a small index are compared with their
-    checksums; with --verify those of any. Of a recipe, also what training will take: parameters, memory of a device
-    and steps, worked out without loading weights.
+    checksums; with --verify those of any, but not of one in Milvus. Of a recipe, also what training will take:
+    parameters, memory of a device and steps, worked out without loading weights; --KEY VALUE pairs give settings
+    other values, as for 'cosup train'.
     """
     from cosup.info import describe
 
     shell: Shell = context.obj
-    for line in describe(path, devices, examples, verify).lines:
+    own = [name for parameter in context.command.params for name in parameter.opts]
+    given, overrides = split_overrides([path, *context.args], own) if context.args else (path, [])
+    for line in describe(given, devices, examples, verify, overrides).lines:
         shell.result(line)
 
 
@@ -487,8 +555,12 @@ def main(words: Sequence[str] | None = None) -> int:
     return code
 
 
-def split_overrides(words: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
-    """Part the words after `train` into the recipe and its `--key value` or `--key=value` overrides.
+def split_overrides(words: Sequence[str], options: Sequence[str] = ()) -> tuple[str, list[tuple[str, str]]]:
+    """Part the words after a command into the recipe and its `--key value` or `--key=value` overrides.
+
+    Args:
+        words: those that no option has taken.
+        options: of the command, with which an override may be meant.
 
     Raises:
         UsageError: a key has no value, or there is not exactly one recipe.
@@ -502,6 +574,8 @@ def split_overrides(words: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
         key, equals, value = word[2:].partition("=")
         if not equals:
             if not rest or rest[0].startswith("--"):
+                if hint := did_you_mean(word, options):
+                    raise UsageError(f"no such option: {word}{hint}")
                 raise UsageError(f"--{key} has no value; expected --{key} VALUE (true or false for a switch)")
             value = rest.pop(0)
         overrides.append((key, value))
@@ -511,13 +585,24 @@ def split_overrides(words: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
     return recipes[0], overrides
 
 
-def task_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Name the task of each question file: its stem, with as many folders before it as tell them apart."""
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
-        names = {path: "/".join(path.with_suffix("").parts[-depth:]) for path in paths}
-        if len(set(names.values())) == len(names):
-            break
-    return names
+def _check_evaluate(context: typer.Context, chosen: str) -> None:
+    """Refuse options of `evaluate` that would do nothing.
+
+    Args:
+        chosen: a format of predictions, or `--suite`.
+    """
+    own = chosen == ScoredFormat.cosup
+    where = chosen if chosen == "--suite" else "predictions of our own form" if own else f"--format {chosen}"
+    given = opt.given_options(context)
+    wrong = sorted(word for name, word in given.items() if name not in opt.EVALUATED[where])
+    if wrong:
+        raise UsageError(f"{wrong[0]} does not go with {where}; run 'cosup evaluate --help'")
+    if chosen != ScoredFormat.alce:
+        return
+    if "at_most_citations" in given and "citations" not in given:
+        raise UsageError("--at-most-citations goes with --citations")
+    if "judge" in given and not {"citations", "claims"} & given.keys():
+        raise UsageError("--judge goes with --citations or --claims; without them --format alce asks it nothing")
 
 
 def _model_folder(path: Path) -> Path:
@@ -534,16 +619,16 @@ def _load_pair(folder: Path, dtype: Dtype) -> CoSupervisedModel:
     """Load a pair onto the GPU, if there is one."""
     import torch
 
+    from cosup.devices import quick_dtype
     from cosup.modeling import CoSupervisedModel
     from cosup.processes import local_rank
 
-    has_gpu = torch.cuda.is_available()
-    short = dtype is Dtype.bfloat16 or (dtype is Dtype.auto and has_gpu)
-    pair = CoSupervisedModel.from_pretrained(folder, torch.bfloat16 if short else torch.float32)
-    if not has_gpu:
-        return pair
-    torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    return pair.to("cuda")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+        device = torch.device("cuda")
+    wanted = quick_dtype(device) if dtype is Dtype.auto else getattr(torch, dtype)
+    return CoSupervisedModel.from_pretrained(folder, wanted).to(device)
 
 
 def _build_index(
@@ -564,7 +649,7 @@ def _build_index(
     folder = _model_folder(model)
     join()
     if rank() == 0:
-        check_place(output)
+        check_place(output, settings)
     corpus = store_passages(passages, work_folder(output) / "passages")
     pair = _load_pair(folder, dtype)
     half = settings.vector_dtype == "float16"
@@ -580,19 +665,32 @@ def _build_index(
         shell.result(f"{output}  {len(corpus):,} passages")
 
 
-def _add_to_index(shell: Shell, output: str, model: Path, passages: list[Path], dtype: Dtype, replacing: bool) -> None:
-    from cosup.data.reading import read_all, read_passages
-    from cosup.index.build import add_passages
+def _add_to_index(
+    shell: Shell, output: str, embedding: tuple[Path, Dtype, int | None], passages: list[Path], replacing: bool
+) -> None:
+    from cosup.index.adding import adding_folder
+    from cosup.index.build import add_passages, work_folder
+    from cosup.index.corpus import store_passages
+    from cosup.index.embed import EmbedOptions, tokens_for
+    from cosup.index.faiss_index import FaissIndex
     from cosup.index.open import open_index
+    from cosup.index.structures import FLAT_UP_TO
     from cosup.modeling import read_model_record
 
+    model, dtype, batch_tokens = embedding
     record = read_model_record(_model_folder(model))
     found = open_index(output, str(record["embedder_fingerprint"]))
-    corpus = read_all(read_passages, passages)
-    pair = _load_pair(model, dtype)
-    with shell.progress("indexing", "passages") as report:
-        report(0, len(corpus), "")
-        add_passages(pair, corpus, found, output, replacing, lambda done, n: report(done, n, ""))
+    with adding_folder(work_folder(output)) as work:
+        corpus = store_passages(passages, work / "passages")
+        pair = _load_pair(model, dtype)
+        options = EmbedOptions(batch_tokens or tokens_for(pair.device), computed_in=str(pair.embedder.dtype))
+        with shell.progress("indexing", "passages") as report:
+            report(0, len(corpus), "")
+            tell = lambda done, n: report(done, n, "")  # noqa: E731
+            add_passages(pair, corpus, found, output, replacing, tell, options, work)
+    if isinstance(found, FaissIndex) and found.outgrown:
+        compact = f"'cosup index --output {output} --compact' makes search fast again"
+        shell.note(f"{len(found):,} passages, more than {FLAT_UP_TO:,}, are all looked at for each query; {compact}")
     shell.result(f"{output}  {len(found):,} passages")
 
 

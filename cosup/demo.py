@@ -18,6 +18,7 @@ from cosup.console import Meter, draw_answer, draw_table, progress
 from cosup.data.atlas import Atlas, build_atlas, hop_of
 from cosup.data.writing import write_jsonl
 from cosup.errors import UsageError
+from cosup.evaluation.html import write_html
 from cosup.evaluation.report import Report, evaluate, write_report
 from cosup.records import Answer, Passage, Question
 
@@ -214,6 +215,7 @@ class _Run:
         kept["total_seconds"] = time.monotonic() - self.started
         report = replace(report, settings=kept)
         write_report(report, output)
+        write_html(report, {p.id: p for p in self.atlas.passages}, output / "report.html")
         return report, answers
 
 

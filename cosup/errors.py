@@ -13,6 +13,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+NOTICE = 25  # logging level of what a person should know and need not mend
+
 
 class CosupError(Exception):
     """Something stopped the work; the message is meant for the person at the terminal."""

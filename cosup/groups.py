@@ -18,7 +18,13 @@ from torch.nn.functional import dropout
 STEP = 32  # lengths are rounded up to a multiple of this where kernels are built for each length
 FINE = 32  # a row's tokens are rounded up by no more than about one in so many
 MOST = 512  # tokens of a sequence up to which scores are held whole
+HALF = (torch.float16, torch.bfloat16)
 _ALIKE = 0.8  # the shortest sequence of a group is at least this share of its longest
+
+
+def built_by_length(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch builds its kernels for each length anew."""
+    return device.type == "cpu" and dtype in HALF
 
 
 def rounded(tokens: int) -> int:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from cosup.data.folders import TEXT_SUFFIXES
 from cosup.data.reading import iter_jsonl, read_answers, read_examples, read_passages, read_questions
-from cosup.errors import InputError, UsageError
+from cosup.errors import InputError, UsageError, did_you_mean
+from cosup.index.milvus_place import is_milvus_place
 from cosup.records import Answer, Example, Passage, Question
 
 if TYPE_CHECKING:
@@ -43,31 +44,46 @@ class Info:
 
 Rows = list[tuple[str, str]]
 RECIPE_SUFFIXES = (".yaml", ".yml")
+_OPTIONS = ("verify", "devices", "examples")
+_SAMPLE = 1000  # passages of an index in Milvus that are looked at
 
 
-def describe(path: str | Path, devices: int | None = None, examples: int | None = None, verify: bool = False) -> Info:
+def describe(
+    path: str | Path,
+    devices: int | None = None,
+    examples: int | None = None,
+    verify: bool = False,
+    overrides: Sequence[tuple[str, str]] = (),
+) -> Info:
     """Say what a path holds.
 
     Args:
-        path: a model, index, run or data folder, a recipe, a report, or a file of passages, questions, examples or
-            predictions.
+        path: a model, index, run or data folder, an index in Milvus, a recipe, a report, or a file of passages,
+            questions, examples or predictions.
         devices: of a recipe: for how many devices its memory and steps are worked out; None for one.
         examples: of a recipe: how many training examples there are; None counts them.
-        verify: the path must be an index; compare every file with its checksum, however large.
+        verify: the path must be an index; compare every file with its checksum, however large. Nothing of Milvus's.
+        overrides: of a recipe: see `load_recipe`.
 
     Raises:
         InputError: nothing is there, it is nothing that cosup knows, or it is wrong or damaged.
-        UsageError: a recipe cannot be used; `devices` or `examples` are given for what is no recipe.
+        UsageError: a recipe cannot be used; `devices`, `examples` or `overrides` are given for what is no recipe.
     """
     path = Path(path)
-    if not path.exists():
+    in_milvus = is_milvus_place(path)
+    if not in_milvus and not path.exists():
         raise InputError("no such file or folder", path)
-    if verify:
+    if verify and not in_milvus:
         return index_info(path, verify)
     if path.is_file() and path.suffix.lower() in RECIPE_SUFFIXES:
-        return recipe_info(path, devices or 1, examples)
+        return recipe_info(path, devices or 1, examples, overrides)
+    if overrides:
+        name = overrides[0][0]
+        raise UsageError(f"no such option: --{name}{did_you_mean(name, _OPTIONS)}; {path} is no recipe")
     if devices is not None or examples is not None:
         raise UsageError(f"--devices and --examples go with a recipe; {path} is none")
+    if in_milvus:
+        return milvus_info(path)
     return _folder(path) if path.is_dir() else _file(path)
 
 
@@ -196,6 +212,27 @@ def index_info(folder: Path, verify: bool = False) -> Info:
     return Info("index folder", tuple(rows))
 
 
+def milvus_info(place: Path) -> Info:
+    """Describe an index in Milvus; see `cosup.index.milvus_place` for what names one."""
+    from cosup.index.milvus_index import MilvusIndex
+
+    index = MilvusIndex.load(place, None)
+    state, sample = index.state, index.some(_SAMPLE)
+    parameters = ", ".join(f"{name} {value}" for name, value in state.search.build.items())
+    fields = ", ".join(sorted({key for passage in sample for key in passage.metadata})) or "none"
+    rows = (
+        ("type", f"{state.search.type} ({parameters})" if parameters else state.search.type),
+        ("passages", f"{len(index):,}"),
+        ("dimension", f"{index.dimension:,}, float32"),
+        ("similarity", state.similarity),
+        ("metadata fields", f"{fields} (of {len(sample):,} passages looked at)"),
+        ("embedder fingerprint", index.embedder_fingerprint),
+        ("checksums", "Milvus keeps its own; --verify compares nothing here"),
+        ("made by", f"cosup {state.cosup_version}"),
+    )
+    return Info("index in Milvus", rows)
+
+
 def index_rows(manifest: IndexManifest) -> Rows:
     """Return what an index is and how well it finds."""
     rows: Rows = [("type", f"{manifest.type} ({manifest.reason})"), ("passages", f"{manifest.count:,}")]
@@ -238,25 +275,28 @@ def run_figures(folder: Path, checkpoint: Path | None = None) -> Rows:
     return [(name, _value(value)) for name, value in newest.items()]
 
 
-def recipe_info(path: Path, devices: int = 1, examples: int | None = None) -> Info:
+def recipe_info(
+    path: Path, devices: int = 1, examples: int | None = None, overrides: Sequence[tuple[str, str]] = ()
+) -> Info:
     """Describe a recipe and what it will need; every key and value of it is checked.
 
     Args:
         path: the recipe.
         devices: number of devices to train on.
         examples: number of training examples; None counts them in the recipe's files.
+        overrides: see `load_recipe`.
     """
     from cosup.training.plan import plan
 
-    recipe, rows = _read_recipe(path)
+    recipe, rows = _read_recipe(path, overrides)
     return Info("recipe", (*rows, *plan(recipe, devices, examples).rows))
 
 
-def _read_recipe(path: Path) -> tuple[Recipe, Rows]:
+def _read_recipe(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> tuple[Recipe, Rows]:
     """Read and check a recipe; return it and what it says."""
     from cosup.training.recipe import load_recipe
 
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, overrides)
     recipe.config()
     rows = [("generator", recipe.generator), ("embedder", recipe.embedder), ("supervision", recipe.supervision)]
     if recipe.source.get("adapters") is not None:

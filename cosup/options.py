@@ -143,25 +143,145 @@ WRITING: Mapping[str, tuple[Any, Any]] = {
 }
 
 
-def with_writing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Put the options of `WRITING` in the place of a command's parameter `writing`, which gets them as a mapping."""
+# -- evaluate ------------------------------------------------------------------------------------------------------
 
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return command(*args, writing={name: kwargs.pop(name) for name in WRITING}, **kwargs)
+JUDGING: dict[str, tuple[Any, Any]] = {
+    "judge": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--judge",
+                help="Decides whether passages entail what cites them: a hub id or folder (NLI classifier, or T5 of "
+                "TRUE's kind), http(s)://HOST/v1#MODEL, or MODULE:FUNCTION.",
+            ),
+        ],
+        None,
+    ),
+    "cache": (
+        Annotated[
+            Path | None,
+            typer.Option("--judge-cache", help="Folder of verdicts.  [default: ~/.cache/cosup/verdicts]"),
+        ],
+        None,
+    ),
+    "entailment_label": (
+        Annotated[str | None, typer.Option("--judge-label", help="Label of a classifier that means entailment.")],
+        None,
+    ),
+    "threshold": (
+        Annotated[
+            float | None,
+            typer.Option("--judge-threshold", help="Probability from which on a classifier or function entails."),
+        ],
+        None,
+    ),
+    "timeout": (
+        Annotated[float | None, typer.Option("--judge-timeout", help="Seconds that an endpoint may take.")],
+        None,
+    ),
+    "parallel": (
+        Annotated[int | None, typer.Option("--judge-parallel", help="Requests to an endpoint at once.")],
+        None,
+    ),
+    "key_variable": (
+        Annotated[
+            str | None,
+            typer.Option("--judge-key-variable", help="Variable with the endpoint's key.  [default: OPENAI_API_KEY]"),
+        ],
+        None,
+    ),
+}
 
-    hints = get_type_hints(command, include_extras=True)
-    own = inspect.signature(command).parameters
-    kept = [p.replace(annotation=hints[name]) for name, p in own.items() if name != "writing"]
-    more = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (kind, default) in WRITING.items()
-    ]
-    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept] + more, return_annotation=None
-    )
-    wrapped.__annotations__ = {p.name: p.annotation for p in [*kept, *more]}
-    return wrapped
+OFFICIAL: dict[str, tuple[Any, Any]] = {
+    "gold": (Annotated[Path | None, typer.Option("--gold", help="KILT: the gold file.")], None),
+    "citations": (
+        Annotated[bool, typer.Option("--citations", help="ALCE: citation recall and precision, by --judge.")],
+        False,
+    ),
+    "claims": (
+        Annotated[bool, typer.Option("--claims", help="ALCE: share of the gold claims entailed, by --judge.")],
+        False,
+    ),
+    "mauve": (
+        Annotated[str | None, typer.Option("--mauve", metavar="MODEL", help="ALCE: MAUVE with this featurizer.")],
+        None,
+    ),
+    "rouge": (
+        Annotated[bool, typer.Option("--rouge/--no-rouge", help="KILT, ALCE: ROUGE, which takes the longest.")],
+        True,
+    ),
+    "at_most_citations": (
+        Annotated[int, typer.Option("--at-most-citations", min=1, help="ALCE: citations of a sentence that count.")],
+        3,
+    ),
+    "qampari": (
+        Annotated[
+            bool | None,
+            typer.Option("--qampari/--no-qampari", help="ALCE: outputs are lists.  [default: by the file's name]"),
+        ],
+        None,
+    ),
+}
+
+
+#: What `evaluate` measures -> the parameters that it looks at there; any other one is refused.
+EVALUATED: Mapping[str, frozenset[str]] = {
+    "predictions of our own form": frozenset(
+        {"predictions", "questions", "passages", "against", "output", "format_name", *JUDGING}
+    ),
+    "--format kilt": frozenset({"predictions", "output", "format_name", "gold", "rouge"}),
+    "--format alce": frozenset({"predictions", "output", "format_name", *JUDGING, *OFFICIAL} - {"gold"}),
+    "--suite": frozenset({"suite", "model", "dtype", "output", *JUDGING}),
+}
+
+
+def given_options(context: typer.Context) -> dict[str, str]:
+    """Return the options that the command line names, as they are written there, by parameter.
+
+    A switch that is turned off is its second form: `--no-rouge`.
+    """
+    found = {}
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if source is not None and not source.name.startswith("DEFAULT"):
+            off = parameter.secondary_opts if context.params.get(name) is False else []
+            found[name] = (off or parameter.opts)[0]
+    return found
+
+
+def with_group(name: str, options: Mapping[str, tuple[Any, Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that puts options in the place of a command's parameter, which gets them as a mapping.
+
+    Args:
+        name: of the parameter.
+        options: their types, annotated for typer, and their defaults.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return command(*args, **{name: {key: kwargs.pop(key) for key in options}}, **kwargs)
+
+        hints = get_type_hints(command, include_extras=True)
+        own = inspect.signature(command).parameters
+        kept = [p.replace(annotation=hints.get(key, p.annotation)) for key, p in own.items() if key != name]
+        more = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for key, (kind, default) in options.items()
+        ]
+        wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept] + more, return_annotation=None
+        )
+        wrapped.__annotations__ = {p.name: p.annotation for p in [*kept, *more]}
+        return wrapped
+
+    return decorate
+
+
+with_writing = with_group("writing", WRITING)
+with_judging = with_group("judging", JUDGING)
+with_official = with_group("official", OFFICIAL)
 
 
 def settings_of(writing: Mapping[str, Any]) -> GenerationSettings:

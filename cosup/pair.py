@@ -337,10 +337,12 @@ class Pair(nn.Module):
         return self.passage_encoder.encode_with_template(own.passage_prompt + text, own.max_passage_length)
 
     def embed_queries(self, texts: Sequence[str]) -> torch.Tensor:
-        """Embed queries that are text, cut to `max_passage_length`: [len(texts), D] float32."""
-        own = self.settings
-        limit = own.max_passage_length
-        return self.embed_ids([self.passage_encoder.encode_with_template(own.query_prompt + t, limit) for t in texts])
+        """Embed queries that are text: [len(texts), D] float32.
+
+        Of a text longer than `max_passage_length` the end is read: what was written last tells best what is missing.
+        """
+        own, encode = self.settings, self.passage_encoder.encode_end_with_template
+        return self.embed_ids([encode(own.query_prompt, text, own.max_passage_length) for text in texts])
 
     def encode_passages(self, texts: Sequence[str]) -> list[list[int]]:
         """Return what `encode_passage` gives for each text, faster than one by one."""

@@ -6,14 +6,17 @@ Every record is a frozen dataclass with `from_dict` (checks every field, raises 
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache, lru_cache
+from typing import Any, TypeAlias, TypeVar
 
 from cosup.errors import InputError, did_you_mean
 
 Json: TypeAlias = Mapping[str, Any]
+T = TypeVar("T")
 Scalar: TypeAlias = str | int | float | bool
 
 
@@ -63,6 +66,10 @@ class Question:
         candidates: ids the search is limited to, or None for the whole corpus.
         instruction: task text before the question.
         label: a class label (fact checking).
+        answer_sets: answers that are all wanted, each with its aliases (the sub-questions of ASQA, QAMPARI's lists).
+        claims: statements that a good answer supports (ALCE's ELI5).
+        evidence_sets: alternatives where there are several, each the ids of gold passages that suffice together (KILT);
+            empty where all of `evidence` is needed.
     """
 
     id: str
@@ -73,6 +80,9 @@ class Question:
     candidates: tuple[str, ...] | None = None
     instruction: str | None = None
     label: str | None = None
+    answer_sets: tuple[tuple[str, ...], ...] = ()
+    claims: tuple[str, ...] = ()
+    evidence_sets: tuple[tuple[str, ...], ...] = ()
 
     @property
     def gold_ids(self) -> tuple[str, ...]:
@@ -81,17 +91,25 @@ class Question:
 
     @classmethod
     def from_dict(cls, record: Json) -> Question:
-        """Check and read a question; everything but `id` and `question` may be missing."""
+        """Check and read a question; everything but `id` and `question` may be missing.
+
+        Raises:
+            InputError: a field is wrong, or a name is nearly that of a field that is missing.
+        """
+        _check_names(record, cls)
         candidates = record.get("candidates")
         return cls(
             id=_id(record),
             question=_text(record, "question", filled=True),
             answers=_texts(record, "answers"),
             long_answer=_optional_text(record, "long_answer"),
-            evidence=tuple(_evidence(e) for e in _items(record, "evidence")),
+            evidence=_each(record, "evidence", _evidence),
             candidates=None if candidates is None else _texts(record, "candidates"),
             instruction=_optional_text(record, "instruction"),
             label=_optional_text(record, "label"),
+            answer_sets=_text_lists(record, "answer_sets"),
+            claims=_texts(record, "claims"),
+            evidence_sets=_text_lists(record, "evidence_sets"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +118,10 @@ class Question:
         record: dict[str, Any] = {"id": self.id, "question": self.question, "answers": list(self.answers)}
         record |= {"long_answer": self.long_answer, "evidence": evidence}
         candidates = None if self.candidates is None else list(self.candidates)
-        return record | _set_only(candidates=candidates, instruction=self.instruction, label=self.label)
+        record |= _set_only(candidates=candidates, instruction=self.instruction, label=self.label)
+        wanted = [list(aliases) for aliases in self.answer_sets]
+        record |= _set_only(answer_sets=wanted or None, claims=list(self.claims) or None)
+        return record | _set_only(evidence_sets=[list(ids) for ids in self.evidence_sets] or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +172,8 @@ class Example:
     @classmethod
     def from_dict(cls, record: Json) -> Example:
         """Check and read `{"id", "prompt", "output", "negatives"?, "instruction"?}`."""
-        output = tuple(_segment(s) for s in _items(record, "output"))
+        _check_names(record, cls)
+        output = _each(record, "output", _segment)
         if not output:
             raise InputError("field 'output' is empty; expected at least one segment")
         prompt = _text(record, "prompt", filled=True)
@@ -226,16 +248,22 @@ class Answer:
 
     @classmethod
     def from_dict(cls, record: Json) -> Answer:
-        """Check and read a prediction; only `id` and `text` are required, so that other systems' files pass too."""
+        """Check and read a prediction; only `id` and `text` are required, so that other systems' files pass too.
+
+        Raises:
+            InputError: a field is wrong, or a name is nearly that of a field that is missing (`citation`): what it
+                holds would go unseen. The gold `answers` of a question may stand there.
+        """
+        _check_names(record, cls, others=("answers",))
         text = _text(record, "text")
         return cls(
             id=_id(record),
             question=_text(record, "question", default=""),
             text=text,
             answer=_text(record, "answer", default=text),
-            segments=tuple(_segment(s) for s in _items(record, "segments")),
-            citations=tuple(_citation(c) for c in _items(record, "citations")),
-            retrievals=tuple(_retrieval(r) for r in _items(record, "retrievals")),
+            segments=_each(record, "segments", _segment),
+            citations=_each(record, "citations", _citation),
+            retrievals=_each(record, "retrievals", _retrieval),
             finish_reason=_text(record, "finish_reason", default="eos"),
         )
 
@@ -251,6 +279,30 @@ class Answer:
             "retrievals": [r.to_dict() for r in self.retrievals],
             "finish_reason": self.finish_reason,
         }
+
+
+def _check_names(record: Json, kind: type, others: tuple[str, ...] = ()) -> None:
+    """Refuse a name that is nearly that of a field which may be missing and is; other names are no business of ours."""
+    names = _names(kind)
+    unknown = [name for name in record if name not in names and name not in others]
+    if not unknown:
+        return
+    missing = tuple(name for name, optional in names.items() if optional and name not in record)
+    for name in unknown:
+        if near := _nearly(str(name), missing):
+            raise InputError(f"no field '{name}' is known (did you mean '{near}'?); rename it, or take it out")
+
+
+@cache
+def _names(kind: type) -> dict[str, bool]:
+    """Return the fields of a record, and whether they may be missing."""
+    return {own.name: own.default is not MISSING for own in fields(kind)}
+
+
+@lru_cache(maxsize=4096)
+def _nearly(name: str, known: tuple[str, ...]) -> str | None:
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8)
+    return near[0] if near else None
 
 
 def _set_only(**fields: Any) -> dict[str, Any]:
@@ -299,6 +351,17 @@ def _items(record: Json, name: str) -> list[Json]:
     return value
 
 
+def _each(record: Json, name: str, read: Callable[[Json], T]) -> tuple[T, ...]:
+    """Read each object of a list; an error says which one it is of."""
+    found = []
+    for place, item in enumerate(_items(record, name)):
+        try:
+            found.append(read(item))
+        except InputError as error:
+            raise InputError(f"{name}[{place}]: {error}") from None
+    return tuple(found)
+
+
 def _texts(record: Json, name: str) -> tuple[str, ...]:
     value = record.get(name)
     if value is None:
@@ -306,6 +369,16 @@ def _texts(record: Json, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise _wrong(name, value, "a list of texts")
     return tuple(value)
+
+
+def _text_lists(record: Json, name: str) -> tuple[tuple[str, ...], ...]:
+    value = record.get(name)
+    if value is None:
+        return ()
+    lists: list[Any] = value if isinstance(value, list) else [None]
+    if not all(isinstance(item, list) and item and all(isinstance(text, str) for text in item) for item in lists):
+        raise _wrong(name, value, "a list of lists of texts, none of them empty")
+    return tuple(tuple(item) for item in lists)
 
 
 def _metadata(record: Json) -> dict[str, Scalar]:
@@ -359,6 +432,13 @@ def _citation(record: Json) -> Citation:
     return Citation(n, _text(record, "passage_id"), _text(record, "claim"), start, end, score)
 
 
+def _hit(record: Json) -> Hit:
+    return Hit(_text(record, "passage_id"), _number(record, "score"))
+
+
 def _retrieval(record: Json) -> Retrieval:
-    hits = tuple(Hit(_text(h, "passage_id"), _number(h, "score")) for h in _items(record, "hits"))
-    return Retrieval(_whole(record, "position"), hits, _whole(record, "read") if "read" in record else 1)
+    hits = _each(record, "hits", _hit)
+    read = _whole(record, "read") if "read" in record else 1
+    if read < 0:
+        raise _wrong("read", record["read"], "a number of at least 0")
+    return Retrieval(_whole(record, "position"), hits, read)

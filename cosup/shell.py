@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cosup.console import Meter, progress, safe_text
-from cosup.errors import CosupError, did_you_mean
+from cosup.errors import NOTICE, CosupError, did_you_mean
 
 GLOBAL_FLAGS = ("--debug", "--quiet")
 INTERRUPTED = 130
@@ -158,21 +158,25 @@ def _one_line(text: str) -> str:
 
 
 class _WarningLines(logging.Handler):
-    """Prints records as `warning: ...`."""
+    """Prints records as `warning: ...`, notices as they are."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _complain([f"warning: {_one_line(record.getMessage())}"])
+        begin = "warning: " if record.levelno >= logging.WARNING else ""
+        _complain([begin + _one_line(record.getMessage())])
 
 
 @contextlib.contextmanager
 def _library_warnings() -> Iterator[None]:
-    """Show the warnings that cosup logs."""
-    logger, handler = logging.getLogger("cosup"), _WarningLines(logging.WARNING)
+    """Show the warnings and notices that cosup logs."""
+    logger, handler = logging.getLogger("cosup"), _WarningLines(NOTICE)
+    level = logger.level
     logger.addHandler(handler)
+    logger.setLevel(NOTICE)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

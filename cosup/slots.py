@@ -56,12 +56,16 @@ class SlotLayout:
         chunks: in the order in which their tokens lie in the row, at most one a slot.
         slots: S, slots in use: 0 to S - 1.
         device: where the row is.
+        filling: tokens at the row's end that belong to no sequence: they are not kept, and what comes of them is of no
+            use.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], slots: int, device: torch.device) -> None:
+    def __init__(self, chunks: Sequence[Chunk], slots: int, device: torch.device, filling: int = 0) -> None:
         self.chunks = tuple(chunks)
         self.slots = slots
         self.device = device
+        self.filling = filling
+        self.tokens = sum(chunk.length for chunk in chunks)
         self.longest = max(chunk.end for chunk in chunks)
         #: Whether attention layers came to us: a model whose layers do not cannot use slots.
         self.used = False
@@ -76,6 +80,11 @@ class SlotLayout:
     def positions(self) -> torch.Tensor:
         """Position of each new token in its sequence: [T]."""
         return torch.cat([torch.arange(chunk.start, chunk.end) for chunk in self.chunks]).to(self.device)
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """The row's positions [1, T and filling], as models take them."""
+        return torch.nn.functional.pad(self.positions, (0, self.filling))[None]
 
     @cached_property
     def slot_of(self) -> torch.Tensor:
@@ -104,22 +113,23 @@ class SlotLayout:
         """Let every new token attend to its own sequence up to itself.
 
         Args:
-            query: [1, H, T, D].
+            query: [1, H, T and filling, D].
             keys: [slots, K, capacity, D], the new ones included.
             values: likewise.
             scaling: of the scores; None is 1 / sqrt(D).
             window: how many tokens a token sees, itself included; None sees all.
 
         Returns:
-            [1, T, H, D].
+            [1, T and filling, H, D].
         """
         self.used = True
         self.windows.add(window)
         rows_THD = query[0].transpose(0, 1)
         short = self._short
-        if short is not None and len(short.tokens) == query.shape[2]:
+        if short is not None and len(short.tokens) == len(rows_THD):
             return short.attend(rows_THD, keys, values, scaling, window)[None]
-        out = torch.empty(*rows_THD.shape[:2], values.shape[-1], dtype=query.dtype, device=query.device)
+        out = query.new_empty(*rows_THD.shape[:2], values.shape[-1])
+        out[self.tokens :] = 0
         if short is not None:
             out[short.tokens] = short.attend(rows_THD[short.tokens], keys, values, scaling, window)
         begin = 0
@@ -247,14 +257,14 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put a flat row's new keys and values [1, K, T, D] into their slots; return all slots."""
+        """Put a flat row's new keys and values [1, K, T and filling, D] into their slots; return all slots."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         layout = self.owner.layout
         assert layout is not None
         self._reserve(layout.slots, layout.longest)
         for stored, new in zip(self.stored, (key_states, value_states), strict=True):
-            stored[layout.slot_of, :, layout.positions] = new[0].transpose(0, 1)
+            stored[layout.slot_of, :, layout.positions] = new[0].transpose(0, 1)[: layout.tokens]
         keys, values = self.stored
         return keys, values
 

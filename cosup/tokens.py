@@ -177,10 +177,27 @@ class TextEncoder:
         """Return the ids of `text` inside the tokenizer's own template (a BOS where it adds one)."""
         return self.prefix + self.encode(text, self._room(max_tokens)) + self.suffix
 
+    def encode_end_with_template(self, prompt: str, text: str, max_tokens: int | None = None) -> list[int]:
+        """Return the ids of `prompt + text` inside the template; of too many, the text's first are left out.
+
+        The prompt stays as it stands before the whole text, unless there is no room for any text beside it.
+        """
+        ids, room = self.encode(prompt + text), self._room(max_tokens)
+        if room is not None and len(ids) > room:
+            kept = self._shared(prompt, ids)
+            kept = kept if kept < room else 0
+            ids = ids[:kept] + ids[kept - room :]
+        return self.prefix + ids + self.suffix
+
     def encode_batch_with_template(self, texts: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
         """Return what `encode_with_template` gives for each text."""
         room = self._room(max_tokens)
         return [self.prefix + ids[:room] + self.suffix for ids in self.encode_batch(texts)]
+
+    def _shared(self, prompt: str, ids: Sequence[int]) -> int:
+        """Return how many of the first ids are a prompt's alone: its last token may be one with the text's first."""
+        alone = self.encode(prompt) if prompt else []
+        return next((i for i, (own, found) in enumerate(zip(alone, ids, strict=False)) if own != found), len(alone))
 
     def _room(self, max_tokens: int | None) -> int | None:
         return None if max_tokens is None else max(1, max_tokens - len(self.prefix) - len(self.suffix))

@@ -22,4 +22,4 @@ import hypothesis
 hypothesis.settings.register_profile("cosup", deadline=None)
 hypothesis.settings.load_profile("cosup")
 
-pytest_plugins = ["tests.pairs"]
+pytest_plugins = ["tests.pairs", "tests.commands"]

@@ -21,11 +21,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosup.data.atlas import build_atlas
 from cosup.data.encoding import EncodedExample, Kind
 from cosup.data.writing import write_jsonl
+from cosup.records import Answer, Question
 from tests.pairs import BY_ID, EXAMPLES, TinyWorld, encoder, pair
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import one another as scripts do
 
+import answering as answering_benchmark
 import embedding as embedding_benchmark
+import evaluation as evaluation_benchmark
+import gpu_decoding
 import gpu_training
 import performance_page
 import retrieval as retrieval_benchmark
@@ -158,7 +162,7 @@ def test_a_meter_leaves_the_warm_up_out_of_the_rate_and_not_of_the_padding(monke
         meter.end_step()
     report = meter.report()
     assert report["rates"] == [4.0, 3.0]
-    assert report["tokens_per_second"] == 3.5
+    assert report["tokens_per_second"] == pytest.approx(20 / 6)  # a step counts by the time it takes
     assert report["padding_share"] == pytest.approx(1 - 21 / 24)
 
 
@@ -252,11 +256,56 @@ def test_a_setting_survives_its_way_to_another_process(small: training_benchmark
     assert (found.run, found.json) == ("cosup", tmp_path / "result.json")
 
 
+def test_the_rate_of_two_runs_is_that_of_all_their_steps() -> None:
+    twice = [{"timed_tokens": 30, "tokens_per_second": 10.0}, {"timed_tokens": 10, "tokens_per_second": 5.0}]
+    assert training_benchmark.joint_rate(twice) == pytest.approx(40 / 5)
+
+
 @pytest.mark.bench
 def test_each_run_gets_a_process_of_its_own(small: training_benchmark.Setting) -> None:
     found = training_benchmark.in_own_process("baseline", replace(small, steps=2))
     assert len(found["rates"]) == 1
-    assert found["tokens_per_second"] == found["rates"][0] > 0
+    assert found["tokens_per_second"] == pytest.approx(found["rates"][0])
+
+
+# -- benchmarks/answering.py -------------------------------------------------------------------------------------------
+
+
+def test_answering_ratios_are_medians_of_rounds_and_of_the_same_questions() -> None:
+    rates = {"baseline_1": [1.0, 2.0, 1.0], "cosup_1": [2.0, 2.0, 3.0], "plain_1": [2.0, 3.0, 3.0]}
+    rates |= {"baseline_32": [1.0, 1.0, 2.0], "cosup_32": [9.0, 8.0, 10.0], "plain_32": [9.0, 4.0, 5.0]}
+    found = answering_benchmark.figures(rates)
+    assert (found["speedup_1"], found["speedup_32"]) == (2.0, 8.0)
+    assert (found["overhead_1"], found["overhead_32"]) == (1.0, 0.5)
+    assert found["baseline"]["questions_per_second"] == 1.0
+    assert found["cosup_32"]["questions_per_second"] == 9.0
+    lines = answering_benchmark.table(found)
+    assert lines[-1] == "| 32 | 1.00 | 9.00 | 8.00x | 5.00 | 0.50x |"
+
+
+def test_the_share_of_right_answers_has_wilsons_interval() -> None:
+    questions = [Question(str(i), "?", answers=("Rome",)) for i in range(10)]
+    answers = [Answer(str(i), "?", "in Rome." if i < 8 else "in Romeo.", "") for i in range(10)]
+    found = answering_benchmark.share_right(questions, answers)
+    assert found["share"] == 0.8
+    assert (found["low"], found["high"]) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert answering_benchmark.same_text(answers[:4], answers[6:]) == 0.5
+
+
+# -- benchmarks/gpu_decoding.py ----------------------------------------------------------------------------------------
+
+
+def test_a_step_of_decoding_reads_weights_and_caches() -> None:
+    own = gpu_decoding.TINY
+    found = gpu_decoding.measure(own)
+    matrices = own.layers * (4 * own.hidden**2 + 3 * own.hidden * own.inner + 2 * own.hidden)
+    weights = matrices + own.hidden + own.vocabulary * own.hidden
+    cache = own.rows * (own.context + own.warm_up + own.steps / 2) * own.layers * 2 * own.hidden
+    assert found["bytes_per_step"] == 2 * (weights + own.rows * own.hidden + cache)
+    assert found["share"] == pytest.approx(
+        found["bytes_per_step"] * found["tokens_per_second"] / own.rows / found["bandwidth"]
+    )
+    assert gpu_decoding.table(found)[-1].startswith("| 3 | ")
 
 
 # -- benchmarks/embedding.py -------------------------------------------------------------------------------------------
@@ -283,7 +332,7 @@ def test_the_sides_of_embedding_make_the_same_vectors(tiny_world: TinyWorld) -> 
     assert record["passages"] == 40
     assert record["largest_difference"] < 1e-5
     assert set(record["layouts"]) == {"padded", "packed"}
-    text = performance_page.page({"embedding": record | origin()})
+    text = performance_page.page({"embedding": record | origin()}, {})
     assert f"| cosup | {record['cosup']['tokens_per_second']:.0f} | " in text
     assert "40 passages of `passages.jsonl`" in text
 
@@ -483,6 +532,18 @@ def test_growth_is_extrapolated_from_the_sizes() -> None:
     assert found["resident_gb"] == pytest.approx({"value": 3.1, "a_passage": 100.0})
 
 
+# -- benchmarks/evaluation.py ------------------------------------------------------------------------------------------
+
+
+def test_scoring_is_measured_on_a_small_scale() -> None:
+    found = evaluation_benchmark.measure(200)
+    assert found["seconds"] > 0
+    assert 0.05 < found["peak_memory_gb"] < 3
+    assert found["measures"] > 20
+    record = {"settings": {"count": 200, "passages": 20_000}, **found, **origin()}
+    assert "on 200 made-up short answers" in performance_page.page({"evaluation": record}, {})
+
+
 # -- benchmarks/performance_page.py ------------------------------------------------------------------------------------
 
 
@@ -511,7 +572,7 @@ def test_the_page_has_a_section_for_each_record_and_no_other(base: str) -> None:
         | {"growth": retrieval_benchmark.growth(RETRIEVAL["runs"])}
         | origin(),
     }
-    text = performance_page.page(records)
+    text = performance_page.page(records, {})
     assert text.count("\n## ") == 5
     assert "| 1,000,000 | ivf-pq | 100 | 2.00 | 0.20 | 0.970 | 10.00 | 20.00 |" in text
     assert "at 30,000,000 passages: 50 minutes to build (n^1.00), 54.8 ms a search (n^0.50), 3.1 GB resident" in text
@@ -521,7 +582,29 @@ def test_the_page_has_a_section_for_each_record_and_no_other(base: str) -> None:
     assert "20 steps: equal." in text
     assert text.count("Commit abc1234; a machine; torch 2.13.0, transformers 5.23.0.") == 5
     assert "negatives" not in text
-    assert performance_page.page({"two_nodes": records["two_nodes"]}).count("\n## ") == 1
+    assert performance_page.page({"two_nodes": records["two_nodes"]}, {}).count("\n## ") == 1
+
+
+def test_a_section_without_a_record_stays_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, record = tmp_path / "page.md", tmp_path / "two_nodes.json"
+    monkeypatch.setattr(sys, "argv", ["x", "--records", str(tmp_path), "--page", str(page)])
+    nodes = two_nodes.judge(CURVE, CURVE, NEAR, two_nodes.Tolerance()) | origin()
+    nodes |= {"seconds": 30.0, "link_megabytes": 12.0, "steps": 20, "batch_size": 16, "options": {}}
+    record.write_text(json.dumps(nodes))
+    performance_page.main()
+    first = page.read_text()
+    page.write_text(
+        first.replace("<!-- two_nodes -->", "<!-- lora_memory -->\n## Two adapters\n\nkept\n\n<!-- two_nodes -->")
+    )
+    record.write_text(json.dumps(nodes | {"commit": "def5678"}))
+    performance_page.main()
+    again = page.read_text()
+    assert again.count("\n## ") == 2
+    assert "kept" in again
+    assert "def5678" in again
+    assert "abc1234" not in again
+    performance_page.main()
+    assert page.read_text() == again
 
 
 def test_the_page_is_not_written_without_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

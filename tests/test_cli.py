@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from cosup.cli import app, main, split_overrides, task_names
+from cosup.cli import app, split_overrides
 from cosup.console import safe_text
+from cosup.data.writing import write_jsonl
 from cosup.errors import UsageError
+from cosup.evaluating import task_names
+from cosup.index import build
 from cosup.index.faiss_index import FaissIndex
+from cosup.records import Passage
 from cosup.version import __version__
+from tests.commands import Cosup
 from tests.pairs import TinyWorld, save_pair
 
 ANSWERING = ["--ctx-truncate", "--dtype", "--help", "--index", "--max-length", "--max-new-tokens", "--model"]
@@ -37,7 +42,7 @@ ANSWERING += [
 ANSWERING += ["--retriever", "--query-text", "--query-prompt", "--passage-prompt"]
 COMMANDS = {
     "demo": ["--compare", "--help", "--output", "--seed"],
-    "convert": ["--help", "FORMAT", "IN", "OUT"],
+    "convert": ["--gold", "--help", "--passages", "FORMAT", "IN", "OUT"],
     "train": ["--help", "RECIPE"],
     "join": sorted(
         "--generator --embedder --output --pooling --query --similarity --prompt --ret-token --cs-token --ce-token"
@@ -59,45 +64,15 @@ COMMANDS = {
     ],
     "ask": sorted([*ANSWERING, "--json", "QUESTION"]),
     "generate": sorted([*ANSWERING, "--batch-size", "--output", "--questions"]),
-    "evaluate": ["--help", "--output", "--passages", "--predictions", "--questions"],
+    "evaluate": sorted(
+        "--predictions --questions --passages --output --against --format --suite --model --dtype --gold --citations"
+        " --claims --mauve --rouge --no-rouge --at-most-citations --qampari --no-qampari --judge --judge-cache"
+        " --judge-label --judge-threshold --judge-timeout --judge-parallel --judge-key-variable --help".split()
+    ),
+    "experiment": ["--dtype", "--help", "--plan", "--scale", "EXPERIMENT"],
     "info": ["--devices", "--examples", "--help", "--verify", "PATH"],
 }
 GLOBALS = ["--debug", "--help", "--quiet", "--version"]
-
-
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-class Cosup:
-    """Runs command lines in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-
-    def __call__(self, *words: object) -> Done:
-        self.capsys.readouterr()
-        code = main([str(word) for word in words])
-        captured = self.capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    def refused(self, *words: object, code: int = 2) -> str:
-        """Run what must fail: one or two lines on standard error, nothing on standard output."""
-        done = self(*words)
-        assert done.code == code, done.err
-        assert done.out == ""
-        assert 1 <= len(done.err.splitlines()) <= 2, done.err
-        assert done.err.startswith("error: ")
-        assert "Traceback" not in done.err
-        return done.err
-
-
-@pytest.fixture
-def cosup(capsys: pytest.CaptureFixture[str]) -> Cosup:
-    return Cosup(capsys)
 
 
 def recipe(world: TinyWorld, folder: Path, **changes: Any) -> Path:
@@ -128,6 +103,7 @@ def tree(folder: Path) -> set[str]:
 def parameter_names(command: Any) -> list[str]:
     options = (p.opts if p.param_type_name == "option" else [p.metavar] for p in command.params)
     names = {name for opts in options for name in opts if name != "-h"}
+    names |= {name for p in command.params for name in p.secondary_opts}
     return sorted(names | {"--help"})
 
 
@@ -148,7 +124,8 @@ def test_every_command_explains_itself(cosup: Cosup, command: str) -> None:
 def test_the_help_of_convert_names_every_format(cosup: Cosup) -> None:
     from cosup.data.convert import FORMATS
 
-    words = re.findall(r"\w+", cosup("convert", "--help").out)
+    shown = re.sub(r"-\n\s+", "-", cosup("convert", "--help").out)
+    words = re.findall(r"[\w-]+", shown)
     assert set(FORMATS) <= set(words)
 
 
@@ -210,7 +187,7 @@ def test_the_whole_way(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> N
     given = ["--predictions", predictions, "--questions", asked, *corpora]
     done = cosup("evaluate", *given, "--output", report)
     assert done.code == 0, done.err
-    assert "| retrieved | 100.0 | 0 |" in done.out
+    assert "| retrieved | 100.0 | 100.0 to 100.0 | 0 |" in done.out
     assert json.loads((report / "report.json").read_text(encoding="utf-8"))["count"] == 1
 
     for path in (model, index, tmp_path / "run", corpus, asked, predictions, report, tmp_path / "recipe.yaml"):
@@ -241,6 +218,35 @@ def test_an_index_is_changed_and_verified(cosup: Cosup, tiny_world: TinyWorld, t
     assert "float16" in told
     asked = ["ask", "why?", "--model", tiny_world.model, "--index", index, "--ret-first", "--max-new-tokens", "4"]
     assert cosup(*asked, "--json").code == 0
+
+
+def test_an_addition_is_embedded_as_asked_and_leaves_a_stopped_build_alone(
+    cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, asked = tmp_path / "index", []
+    shutil.copytree(tiny_world.index, index)
+    stopped = index / ".partial" / "vectors-0123456789abcdef" / "0000000000-0.npy"
+    stopped.parent.mkdir(parents=True)
+    stopped.write_bytes(b"a shard")
+    write_jsonl(tmp_path / "more.jsonl", [Passage("new", "", "Something new.")])
+    embed = build.embed_corpus
+
+    def noted(embedder: Any, passages: Any, folder: Path, options: Any, progress: Any) -> Any:
+        asked.append((options.tokens_per_batch, options.computed_in))
+        return embed(embedder, passages, folder, options, progress)
+
+    monkeypatch.setattr(build, "embed_corpus", noted)
+    make = ["index", "--model", tiny_world.model, "--output", index, "--passages", tmp_path / "more.jsonl"]
+    make += ["--dtype", "float32"]
+    count = len(FaissIndex.load(index, None))
+    done = cosup(*make, "--add", "--batch-tokens", "77")
+    assert (done.out, "--compact" in done.err) == (f"{index}  {count + 1} passages\n", False)
+    monkeypatch.setattr("cosup.index.structures.FLAT_UP_TO", 10)
+    done = cosup(*make, "--replace")
+    assert f"{count + 1} passages, more than 10, are all looked at for each query; 'cosup index" in done.err
+    assert asked == [(77, "torch.float32"), (1024, "torch.float32")]
+    assert stopped.read_bytes() == b"a shard"
+    assert not [p for p in index.glob(".partial-add-*") if p.is_dir()]
 
 
 def test_changes_that_do_not_go_together(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
@@ -287,6 +293,31 @@ def test_ask_streams_the_text_and_draws_what_it_cites(cosup: Cosup, tiny_world: 
     assert answer["citations"][0]["passage_id"] in heading
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_ask_tells_in_a_terminal_what_it_reads(tiny_world: TinyWorld) -> None:
+    """The text and the searches between it, as they come; then the citations."""
+    import pty
+
+    words = ["ask", "--model", tiny_world.model, "--index", tiny_world.index, "--ret-first", "--max-new-tokens", "8"]
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "cosup", *map(str, words), "Where?"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 4096)
+            except OSError:  # what a terminal says at its end on Linux
+                break
+    os.close(ours)
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in shown.decode().splitlines()]
+    assert process.returncode == 0, lines
+    told = next(place for place, line in enumerate(lines) if "reads " in line and " | " in line)
+    title = re.sub(r" -?\d.*", "", lines[told].partition("reads ")[2])
+    assert title
+    assert any(title in line for line in lines[told + 1 :])  # among the citations
+
+
 def test_sampling_follows_its_seed(cosup: Cosup, tiny_world: TinyWorld) -> None:
     pair = ["ask", "--model", tiny_world.model, "--index", tiny_world.index, "--json", "--max-new-tokens", "8", "Why?"]
     texts = [cosup(*pair, *more).out for more in ([], ["--sample"], ["--sample", "--seed", 1], ["--sample"])]
@@ -302,7 +333,9 @@ def test_a_finished_training_is_not_done_again(cosup: Cosup, tiny_world: TinyWor
     assert "warning: " in done.err
     assert "finished already" in done.err
     assert (tmp_path / "run" / "model" / "cosup.json").stat().st_mtime_ns == before
-    assert "another recipe" in cosup.refused("train", path, "--max_steps", 2)
+    refused = cosup.refused("train", path, "--max_steps", 2, "--temperature", 0.5)
+    assert "another recipe" in refused
+    assert "differs in objective.temperature, training.max_steps" in refused
 
 
 def without_scores(path: Path) -> list[dict[str, Any]]:
@@ -387,6 +420,8 @@ def test_piped_output_is_clean(tiny_world: TinyWorld, tmp_path: Path) -> None:
         (["trian", "x"], "'train'"),
         (["ask", "--modle", "x"], "no such option: --modle (did you mean '--model'?)"),
         (["--qiet", "info", "x"], "no such option: --qiet (did you mean '--quiet'?)"),
+        (["info", "x", "--verfy"], "no such option: --verfy (did you mean '--verify'?)"),
+        (["info", "recipes/squad-lora.yaml", "--max_step", "3"], "max_step"),
         (["ask", "why?", "--model", "m"], "--index"),
         (["index", "--model"], "--model"),
         (["generate", "--batch-size", "0"], "--batch-size"),

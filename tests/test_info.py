@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cosup.data.writing import write_jsonl
-from cosup.errors import InputError, UsageError
+from cosup.errors import CosupError, InputError, UsageError
 from cosup.info import describe
 from cosup.records import Answer, Citation, Example, Hit, Passage, Question, Retrieval, TextSegment
 from cosup.training.saving import whole_folder
@@ -56,6 +56,41 @@ def test_an_index_is_verified(tiny_world: TinyWorld, tmp_path: Path) -> None:
         describe(tmp_path / "index", verify=True)
     with pytest.raises(InputError, match="not an index folder"):
         describe(tmp_path, verify=True)
+
+
+@pytest.mark.milvus
+def test_an_index_in_milvus_is_described(tmp_path: Path) -> None:
+    from cosup.index.milvus_index import MilvusIndex
+    from tests.index import milvus
+    from tests.index.makers import MINE, D, N, corpus, vectors
+
+    for name, index_type in (("x.db", "ivf-sq"), ("x.db:other", "flat")):
+        MilvusIndex.build(tmp_path / name, corpus(), vectors(), MINE, "inner_product", index_type)
+    found = describe(tmp_path / "x.db")
+    rows = dict(found.rows)
+    assert found.kind == "index in Milvus"
+    assert rows["type"] == f"IVF_SQ8 (nlist {N // 39})"
+    assert (rows["passages"], rows["dimension"]) == (f"{N}", f"{D}, float32")
+    assert rows["embedder fingerprint"] == MINE
+    assert rows["metadata fields"] == f"lang, number, odd (of {N} passages looked at)"
+    assert rows_of(tmp_path / "x.db:other")["type"] == "FLAT"
+    assert dict(describe(tmp_path / "x.db", verify=True).rows)["checksums"].startswith("Milvus keeps its own; --verify")
+    with pytest.raises(InputError, match="no index 'third' of cosup's there; it has cosup, other"):
+        describe(tmp_path / "x.db:third")
+    with pytest.raises(UsageError, match="go with a recipe"):
+        describe(tmp_path / "x.db", devices=2)
+    milvus.stop_servers()
+
+
+def test_an_index_in_milvus_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x\.db: no such Milvus Lite file; make one with 'cosup index'"):
+        describe(tmp_path / "x.db", verify=True)
+
+
+@pytest.mark.milvus
+def test_a_server_of_milvus_that_is_not_there_is_told() -> None:
+    with pytest.raises(CosupError, match=r"^milvus://127\.0\.0\.1:1/x: no Milvus answers there"):
+        describe("milvus://127.0.0.1:1/x")
 
 
 def test_passages_are_counted(tmp_path: Path) -> None:
@@ -132,6 +167,20 @@ def test_a_recipe_says_what_it_will_need_without_its_weights(tiny_world: TinyWor
     assert rows["  optimizer"] == f"{8 * whole / 2**20:.1f} MiB"
     assert rows["examples"] == "100; 8 a step"
     assert rows["steps"] == "26 (2 epochs of 13)"
+
+
+def test_a_recipe_may_be_asked_about_with_other_values(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe_text(tiny_world, max_steps=7), encoding="utf-8")
+    plain = dict(describe(path, examples=100).rows)
+    other = dict(describe(path, examples=100, overrides=[("max_steps", "9"), ("adapters.r", "4")]).rows)
+    assert plain["steps"].startswith("7 (max_steps")
+    assert other["steps"].startswith("9 (max_steps")
+    assert other["adapters"] != plain.get("adapters")
+    with pytest.raises(UsageError, match="max_stepz"):
+        describe(path, overrides=[("max_stepz", "9")])
+    with pytest.raises(UsageError, match=r"no such option: --verifi \(did you mean 'verify'\?\); .* is no recipe"):
+        describe(tiny_world.model, overrides=[("verifi", "true")])
 
 
 def test_numbers_of_devices_and_examples_go_with_recipes_alone(tiny_world: TinyWorld) -> None:

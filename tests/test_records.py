@@ -46,6 +46,9 @@ RECORDS = st.one_of(
         candidates=st.none() | some(TEXT),
         instruction=st.none() | TEXT,
         label=st.none() | TEXT,
+        answer_sets=some(some(TEXT, 1)),
+        claims=some(TEXT),
+        evidence_sets=some(some(TEXT, 1)),
     ),
     st.builds(Example, FILLED, FILLED, some(SEGMENTS, 1), some(TEXT), st.none() | TEXT),
     st.builds(
@@ -87,6 +90,12 @@ def test_the_json_forms_are_these() -> None:
         "instruction": "Do.",
         "label": "SUPPORTS",
     }
+    wanted = dataclasses.replace(question, answer_sets=(("A", "a"), ("B",)), claims=("It is so.",)).to_dict()
+    assert dataclasses.replace(question, evidence_sets=(("1",), ("2", "3"))).to_dict()["evidence_sets"] == [
+        ["1"],
+        ["2", "3"],
+    ]
+    assert (wanted["answer_sets"], wanted["claims"]) == ([["A", "a"], ["B"]], ["It is so."])
     example = Example("e", "Who?", (RetrievalSegment("1", "c"), TextSegment("A")))
     assert example.to_dict() == {
         "id": "e",
@@ -123,7 +132,9 @@ def test_gold_ids_are_distinct_and_passage_ids_are_not() -> None:
 def test_what_is_optional_may_be_missing_or_null() -> None:
     assert Passage.from_dict({"id": 7, "text": "x"}) == Passage("7", "", "x")
     assert Passage.from_dict({"id": "7", "title": None, "text": "x"}) == Passage("7", "", "x")
-    nulls = dict.fromkeys(("answers", "long_answer", "evidence", "candidates", "instruction", "label"))
+    fields = ("answers", "long_answer", "evidence", "candidates", "instruction", "label", "answer_sets", "claims")
+    fields += ("evidence_sets",)
+    nulls = dict.fromkeys(fields)
     assert Question.from_dict({"id": "q", "question": "?", **nulls}) == Question("q", "?")
     assert Answer.from_dict({"id": "q", "text": "A"}) == Answer("q", "", "A", "A")
     citation = {"n": 1, "passage_id": "1", "claim": "c", "start": 0, "end": 1}
@@ -150,22 +161,51 @@ BAD: list[tuple[type[Any], dict[str, Any], str]] = [
     (Question, {"id": "q", "question": "?", "answers": "A"}, "field 'answers' is str 'A'; expected a list of texts"),
     (Question, {"id": "q", "question": "?", "answers": [1]}, "field 'answers' is list [1]; expected a list of texts"),
     (Question, {"id": "q", "question": "?", "evidence": ["1"]}, "field 'evidence' is list ['1']; expected a list of"),
-    (Question, {"id": "q", "question": "?", "evidence": [{}]}, "no field 'passage_id'; found none"),
+    (Question, {"id": "q", "question": "?", "evidence": [{}]}, "evidence[0]: no field 'passage_id'; found none"),
     (Question, {"id": "q", "question": "?", "candidates": "1"}, "field 'candidates' is str '1'; expected a list of"),
     (Question, {"id": "q", "question": "?", "label": 1}, "field 'label' is int 1; expected text"),
+    (Question, {"id": "q", "question": "?", "answer_sets": ["A"]}, "field 'answer_sets' is list ['A']; expected a"),
+    (Question, {"id": "q", "question": "?", "answer_sets": [[]]}, "field 'answer_sets' is list [[]]; expected a list"),
+    (Question, {"id": "q", "question": "?", "answer_sets": "A"}, "field 'answer_sets' is str 'A'; expected a list of"),
+    (Question, {"id": "q", "question": "?", "claims": [1]}, "field 'claims' is list [1]; expected a list of texts"),
     (Example, {"id": "e", "prompt": "?"}, "field 'output' is empty; expected at least one segment"),
-    (Example, {"id": "e", "prompt": "?", "output": [{"x": 1}]}, "a segment has 'x'; expected 'text' or 'passage_id'"),
-    (Example, {"id": "e", "prompt": "?", "output": [{}]}, "a segment has no field; expected 'text' or 'passage_id'"),
-    (Example, {"id": "e", "prompt": "?", "output": [{"passage_id": "1"}]}, "no field 'claim'; found 'passage_id'"),
+    (
+        Example,
+        {"id": "e", "prompt": "?", "output": [{"x": 1}]},
+        "output[0]: a segment has 'x'; expected 'text' or 'passage_id'",
+    ),
+    (
+        Example,
+        {"id": "e", "prompt": "?", "output": [{}]},
+        "output[0]: a segment has no field; expected 'text' or 'passage_id'",
+    ),
+    (
+        Example,
+        {"id": "e", "prompt": "?", "output": [{"passage_id": "1"}]},
+        "output[0]: no field 'claim'; found 'passage_id'",
+    ),
     (Example, {"id": "e", "prompt": "", "output": [{"text": "x"}]}, "field 'prompt' is str ''; expected text that"),
     (Answer, {"id": "q"}, "no field 'text'; found 'id'"),
-    (Answer, {"id": "q", "text": "A", "citations": [{"n": "1"}]}, "field 'n' is str '1'; expected a number"),
-    (Answer, {"id": "q", "text": "A", "citations": [{"n": True}]}, "field 'n' is bool True; expected a number"),
-    (Answer, {"id": "q", "text": "A", "retrievals": [{}]}, "no field 'position'; found none"),
+    (
+        Answer,
+        {"id": "q", "text": "A", "citations": [{"n": "1"}]},
+        "citations[0]: field 'n' is str '1'; expected a number",
+    ),
+    (
+        Answer,
+        {"id": "q", "text": "A", "citations": [{"n": True}]},
+        "citations[0]: field 'n' is bool True; expected a number",
+    ),
+    (Answer, {"id": "q", "text": "A", "retrievals": [{}]}, "retrievals[0]: no field 'position'; found none"),
+    (
+        Answer,
+        {"id": "q", "text": "A", "retrievals": [{"position": 0, "read": -1}]},
+        "retrievals[0]: field 'read' is int -1; expected",
+    ),
     (
         Answer,
         {"id": "q", "text": "A", "retrievals": [{"position": 0, "hits": [{"passage_id": "1"}]}]},
-        "no field 'score'; found 'passage_id'",
+        "retrievals[0]: hits[0]: no field 'score'; found 'passage_id'",
     ),
 ]
 
@@ -193,6 +233,7 @@ JSON = st.recursive(
 )
 NAMES = [
     *("id", "title", "text", "question", "answers", "long_answer", "evidence", "candidates", "instruction", "label"),
+    *("answer_sets", "claims", "evidence_sets"),
     *("prompt", "output", "negatives", "answer", "segments", "citations", "retrievals", "finish_reason"),
 ]
 
@@ -213,6 +254,17 @@ def test_a_position_is_a_whole_number(number: float) -> None:
     """NaN and infinity stand in JSON files that Python wrote."""
     with pytest.raises(InputError, match=r"field 'position' is \w+ .*; expected a (whole )?number"):
         Answer.from_dict({"id": "q", "text": "A", "retrievals": [{"position": number, "hits": []}]})
+
+
+def test_a_name_that_is_nearly_that_of_a_missing_field_is_refused() -> None:
+    """What it holds would go unseen; names that are like none, and those of gold answers, are others' business."""
+    with pytest.raises(InputError, match=r"no field 'citation' is known \(did you mean 'citations'\?\)"):
+        Answer.from_dict({"id": "q", "text": "A", "citation": []})
+    with pytest.raises(InputError, match=r"no field 'answer' is known \(did you mean 'answers'\?\)"):
+        Question.from_dict({"id": "q", "question": "?", "answer": "A"})
+    with pytest.raises(InputError, match=r"did you mean 'negatives'"):
+        Example.from_dict({"id": "q", "prompt": "?", "output": [{"text": "A"}], "negative": ["p"]})
+    Answer.from_dict({"id": "q", "text": "A", "answers": ["A"], "model": "x", "citations": [], "citation": []})
 
 
 # Errors

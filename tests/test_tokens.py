@@ -116,6 +116,27 @@ def test_a_limit_cuts_the_text_and_nothing_else(name: str, text: str, limit: int
     assert encoder.encode_with_template(text, limit) == encoder.prefix + encoder.encode(text)[:room] + encoder.suffix
 
 
+@pytest.mark.parametrize("name", KINDS)
+@given(
+    prompt=st.sampled_from(["", "query: ", "Which passage is about this?\n"]), text=texts(), limit=st.integers(0, 30)
+)
+@example(prompt="query: ", text="the quick brown fox jumps over the lazy dog " * 4, limit=20)
+@settings(max_examples=30, deadline=None)
+def test_a_limit_may_keep_the_prompt_and_the_end_of_the_text(name: str, prompt: str, text: str, limit: int) -> None:
+    encoder = TextEncoder(kind(name))
+    whole, room = encoder.encode(prompt + text), max(1, limit - len(encoder.prefix) - len(encoder.suffix))
+    found = encoder.encode_end_with_template(prompt, text, limit)
+    assert found[: len(encoder.prefix)] == encoder.prefix
+    inside = found[len(encoder.prefix) : len(found) - len(encoder.suffix)]
+    assert encoder.prefix + inside + encoder.suffix == found
+    assert len(inside) == min(room, len(whole))
+    kept = next((i for i, (a, b) in enumerate(zip(inside, whole, strict=False)) if a != b), len(inside))
+    assert inside[kept:] == whole[len(whole) - len(inside) + kept :]
+    alone = encoder.encode(prompt)
+    if len(alone) < room:
+        assert kept >= len(alone) - 1  # the last may be one token with the text's first
+
+
 @pytest.mark.parametrize(
     ("name", "prefix", "suffix"), [("llama", ["<s>"], []), ("bytes", [], ["</s>"]), ("gpt2", [], []), ("words", [], [])]
 )

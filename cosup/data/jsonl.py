@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cosup.errors import InputError
 
@@ -17,8 +19,8 @@ _BOM = b"\xef\xbb\xbf"
 def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield `(line number from 1, object)` for each line of a UTF-8 JSONL file, skipping blank lines.
 
-    A byte-order mark and Windows line ends are accepted. Memory stays bounded: a line longer than 16 MiB is refused
-    without being read whole.
+    A byte-order mark, Windows line ends and a file compressed as `.gz` are accepted. Memory stays bounded: a line
+    longer than 16 MiB is refused without being read whole.
 
     Raises:
         InputError: the file cannot be read, or a line is not a JSON object in UTF-8.
@@ -31,9 +33,9 @@ def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _lines(path: Path) -> Iterator[bytes]:
     if path.is_dir():
         raise InputError("found a folder; expected a JSONL file", path)
+    number = 0
     try:
-        with path.open("rb") as stream:
-            number = 0
+        with _open(path) as stream:
             while line := stream.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
@@ -42,8 +44,14 @@ def _lines(path: Path) -> Iterator[bytes]:
                 yield line.removeprefix(_BOM) if number == 1 else line
     except FileNotFoundError:
         raise InputError("no such file; expected a JSONL file", path) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"cannot be decompressed: {error}; expected a whole .gz file", path, number + 1) from error
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", path) from error
+
+
+def _open(path: Path) -> gzip.GzipFile | IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def parse_object(line: bytes, path: str | Path, number: int) -> dict[str, Any]:

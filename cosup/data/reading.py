@@ -204,11 +204,12 @@ def check_references(
 def references_of(record: Question | Example | Answer) -> Iterator[tuple[str, str]]:
     """Yield the passage ids that a record names, each with the field it stands in."""
     if isinstance(record, Answer):
-        yield from (("retrievals", r.hits[0].passage_id) for r in record.retrievals if r.hits)
+        yield from (("retrievals", hit.passage_id) for r in record.retrievals for hit in r.hits[: r.read])
         yield from (("citations", c.passage_id) for c in record.citations)
     elif isinstance(record, Question):
         yield from (("evidence", e.passage_id) for e in record.evidence)
         yield from (("candidates", c) for c in record.candidates or ())
+        yield from (("evidence_sets", passage_id) for ids in record.evidence_sets for passage_id in ids)
     else:
         yield from (("output", p) for p in record.passage_ids)
         yield from (("negatives", n) for n in record.negatives)

@@ -71,20 +71,21 @@ def write_jsonl(path: str | Path, records: Iterable[JsonRecord]) -> int:
         return _write_lines(stream, path, records)
 
 
-def write_jsonl_files(files: Mapping[Path, Iterable[JsonRecord]]) -> dict[Path, int]:
+def write_jsonl_files(files: Mapping[Path, Iterable[JsonRecord | str]]) -> dict[Path, int]:
     """Write several files as `write_jsonl` does and return how many records each has.
 
-    None of them changes before all are written.
+    None of them changes before all are written. Records are taken one at a time, and what is a text already is written
+    as a line of its own.
     """
     with ExitStack() as stack:
         streams = {path: stack.enter_context(atomic_open(path)) for path in files}
         return {path: _write_lines(streams[path], path, records) for path, records in files.items()}
 
 
-def _write_lines(stream: IO[str], path: str | Path, records: Iterable[JsonRecord]) -> int:
+def _write_lines(stream: IO[str], path: str | Path, records: Iterable[JsonRecord | str]) -> int:
     count = 0
     for count, record in enumerate(records, start=1):
-        stream.write(_json_line(path, count, record))
+        stream.write(f"{record}\n" if isinstance(record, str) else _json_line(path, count, record))
     return count
 
 
@@ -96,3 +97,19 @@ def _json_line(path: str | Path, number: int, record: JsonRecord) -> str:
     except (TypeError, ValueError) as error:
         raise InputError(f"record {number} cannot be written as JSON: {error}", path) from error
     return line + "\n"
+
+
+def check_apart(targets: Iterable[str | Path], sources: Iterable[str | Path | None]) -> None:
+    """Make sure that no file that is to be written is one of those that are read.
+
+    Args:
+        targets: files to write; need not be there yet.
+        sources: files that are read; None stands for none.
+
+    Raises:
+        UsageError: one is.
+    """
+    read = {Path(source).resolve() for source in sources if source is not None}
+    for target in targets:
+        if Path(target).resolve() in read:
+            raise UsageError(f"{target} is read and would be overwritten; choose another output")

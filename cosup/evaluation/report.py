@@ -2,7 +2,7 @@
 
 Nothing is dropped silently: a question without a prediction scores 0 in every measure that applies to it, a question
 that a measure cannot judge (no gold answer, no evidence, no gold sentence) is counted apart for that measure, and
-predictions that belong to no question or come twice are listed.
+predictions that belong to no question, come twice or are empty are listed (`left_out`), those of a second file too.
 """
 
 from __future__ import annotations
@@ -10,15 +10,30 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cosup.data.writing import atomic_open, write_jsonl
 from cosup.errors import InputError, UsageError
 from cosup.evaluation import retrieval
-from cosup.evaluation.answers import ANSWER_METRICS, answer_scores
-from cosup.evaluation.attribution import CITATION_METRICS, Verdict, citation_scores, judge_citations
+from cosup.evaluation.alce_citations import ClaimVerdict, SentenceVerdict
+from cosup.evaluation.attribution import Verdict
+from cosup.evaluation.judged import judge_answers
+from cosup.evaluation.judging.base import Judge
+from cosup.evaluation.left_out import LeftOut, left_out, shown_ids
+from cosup.evaluation.scoring import (
+    CORRECTNESS,
+    IF_RETRIEVED,
+    KILT,
+    Context,
+    is_missed,
+    metric_names,
+    recount_names,
+    recounts,
+    score,
+)
+from cosup.evaluation.statistics import Comparison, compare, intervals
 from cosup.records import Answer, Passage, Question
 
 T = TypeVar("T", Question, Passage)
@@ -32,6 +47,8 @@ class QuestionResult:
         answer: the prediction, an empty one where it is missing.
         scores: in 0..1; a measure that cannot judge the question is absent.
         verdicts: one for each citation, where the question has gold sentences.
+        sentences: a judge's verdict on each sentence of the output; empty without a judge.
+        claims: a judge's verdict on each of the question's claims.
     """
 
     question: Question
@@ -40,9 +57,15 @@ class QuestionResult:
     missing: bool
     scores: Mapping[str, float]
     verdicts: tuple[Verdict, ...]
+    sentences: tuple[SentenceVerdict, ...] = ()
+    claims: tuple[ClaimVerdict, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
+        judged: dict[str, list[dict[str, Any]]] = {
+            "sentences": [verdict.to_dict() for verdict in self.sentences],
+            "claims": [verdict.to_dict() for verdict in self.claims],
+        }
         return {
             "id": self.question.id,
             "task": self.task,
@@ -56,7 +79,7 @@ class QuestionResult:
             "scores": dict(self.scores),
             "citations": [v.to_dict() for v in self.verdicts],
             "finish_reason": None if self.missing else self.answer.finish_reason,
-        }
+        } | {name: verdicts for name, verdicts in judged.items() if verdicts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +88,8 @@ class TaskScores:
 
     Attributes:
         metrics: name -> percent; a measure that could judge none of the questions is absent.
-        apart: name -> number of questions that the measure could not judge, where there are any.
+        apart: name -> number of questions that the measure could not judge, where there are any; what belongs to a
+            few tasks alone is left out where none of them is here.
     """
 
     metrics: dict[str, float]
@@ -91,6 +115,11 @@ class Report:
         extra: ids of predictions without a question; they are not scored.
         duplicate: ids predicted more than once; the first prediction is scored.
         results: one for each question, in their order.
+        intervals: name -> 95% bootstrap interval, percent; the names of `metrics`, those of tasks included.
+        comparison: with the predictions that these were compared with, measure by measure.
+        judged: the judge's name and how many sentences and claims it judged, supported, left undecided; empty without.
+        empty: ids of questions that were answered with a blank text; it is scored as it is.
+        against: what the predictions that these were compared with lack or have too much; None without any.
     """
 
     metrics: dict[str, float]
@@ -102,17 +131,34 @@ class Report:
     extra: tuple[str, ...]
     duplicate: tuple[str, ...]
     results: tuple[QuestionResult, ...] = field(repr=False)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    comparison: tuple[Comparison, ...] = ()
+    judged: dict[str, Any] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
+    against: LeftOut | None = None
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What the predictions lack or have too much."""
+        return LeftOut(self.missing, self.extra, self.duplicate, self.empty)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form of `report.json`: all but the results of single questions."""
-        listed = {"missing": self.missing, "extra": self.extra, "duplicate": self.duplicate}
-        return {
-            "metrics": self.metrics,
-            "count": self.count,
-            "per_task": {task: scores.to_dict() for task, scores in self.per_task.items()},
-            "settings": self.settings,
-            "apart": self.apart,
-        } | {name: {"count": len(ids), "ids": list(ids)} for name, ids in listed.items()}
+        compared: dict[str, Any] = {"comparison": [c.to_dict() for c in self.comparison]} if self.comparison else {}
+        compared |= {"against": self.against.to_dict()} if self.against else {}
+        compared |= {"judged": self.judged} if self.judged else {}
+        return (
+            {
+                "metrics": self.metrics,
+                "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+                "count": self.count,
+                "per_task": {task: scores.to_dict() for task, scores in self.per_task.items()},
+                "settings": self.settings,
+                "apart": self.apart,
+            }
+            | compared
+            | self.left_out.to_dict()
+        )
 
 
 def evaluate(
@@ -121,6 +167,8 @@ def evaluate(
     passages: Iterable[Passage],
     settings: Mapping[str, Any] | None = None,
     task_of: Callable[[Question], str] | None = None,
+    against: Iterable[Answer] | None = None,
+    judge: Judge | None = None,
 ) -> Report:
     """Measure predictions against questions; docs/evaluation.md defines every measure.
 
@@ -130,69 +178,140 @@ def evaluate(
         passages: the corpus; holds every gold, spliced and cited passage.
         settings: kept in the report as it is; JSON values.
         task_of: names the group of a question, for averages by group; none by default.
+        against: another system's predictions for the same questions, to compare with.
+        judge: decides whether passages entail what cites them, and outputs the questions' claims.
 
     Raises:
         InputError: there are no questions, none of them was answered, an id comes twice among questions or
             passages, or a passage id is unknown.
+        UsageError: the judge cannot be asked.
     """
     wanted, corpus = _by_id(questions, "question"), _by_id(passages, "passage")
-    predictions = list(answers)
-    given: dict[str, Answer] = {}
-    for prediction in predictions:
-        given.setdefault(prediction.id, prediction)
-    _check_matching(given, wanted)
-    _check_passages(given, wanted, corpus)
-    cutoffs = retrieval.usable_cutoffs([given[i] for i in given if i in wanted])
-    results = tuple(_result(q, given.get(i), corpus, task_of, cutoffs) for i, q in wanted.items())
-    overall, per_task = _averages(results, _metric_names(cutoffs))
+    given, lacking = _matched(list(answers), wanted, corpus)
+    others, others_lacking = (None, None) if against is None else _matched(list(against), wanted, corpus)
+    labels = sorted({q.label for q in wanted.values() if q.label is not None})
+    context = Context(corpus, _cutoffs(given, wanted), labels)
+    results, judged = _results(wanted, given, context, task_of, judge)
+    names = (*metric_names(context.cutoffs), *recount_names())
+    groups = _by_task(results)
+    overall, per_task = _average(results, names), {task: _average(group, names) for task, group in groups.items()}
     by_task = {f"{task}.{name}": value for task, part in per_task.items() for name, value in part.metrics.items()}
+    scores = [r.scores for r in results]
+    compared: tuple[Comparison, ...] = ()
+    if others is not None:
+        own_context = replace(context, cutoffs=_cutoffs(others, wanted))
+        theirs, _ = _results(wanted, others, own_context, None, judge)
+        shared = _comparable(context.cutoffs, own_context.cutoffs)
+        compared = compare(scores, [r.scores for r in theirs], shared)
     return Report(
         metrics=overall.metrics | by_task,
         count=overall.count,
         per_task=per_task,
         settings=dict(settings or {}),
         apart=overall.apart,
-        missing=tuple(i for i in wanted if i not in given),
-        extra=tuple(i for i in given if i not in wanted),
-        duplicate=_repeated(predictions),
+        missing=lacking.missing,
+        extra=lacking.extra,
+        duplicate=lacking.duplicate,
         results=results,
+        intervals=intervals(scores, list(overall.metrics)) | _task_intervals(groups, per_task),
+        comparison=compared,
+        judged=judged,
+        empty=lacking.empty,
+        against=others_lacking,
     )
 
 
+def measures_of(report: Report) -> list[str]:
+    """Return the names of the report's measures that stand by themselves, in order: no task's own, no recounts."""
+    return [name for name in metric_names() if name in report.metrics]
+
+
 def table_rows(report: Report) -> list[list[str]]:
-    """Return the report as a table of text, its header first: measure, all questions, each task, counted apart.
+    """Return the report as a table of text, its header first: measure, all, interval, each task, counted apart.
 
     Percentages have one decimal; `-` stands where no question could be judged.
     """
     tasks = report.per_task
-    names = [name for name in _metric_names(retrieval.CUTOFFS) if name in report.metrics]
-    rows = [["measure", "all", *tasks, "counted apart"]]
-    for name in names:
-        cells = [report.metrics[name], *(scores.metrics.get(name) for scores in tasks.values())]
-        shown = ["-" if value is None else f"{value:.1f}" for value in cells]
-        rows.append([name, *shown, str(report.apart.get(name, 0))])
-    counts = [report.count, *(scores.count for scores in tasks.values())]
-    return [*rows, ["questions", *map(str, counts), ""]]
+    rows = [["measure", "all", "95% interval", *tasks, "counted apart"]]
+    for name in measures_of(report):
+        cells = [_shown_percent(scores.metrics.get(name)) for scores in tasks.values()]
+        low, high = report.intervals.get(name, (None, None))
+        span = f"{_shown_percent(low)} to {_shown_percent(high)}"
+        rows.append([name, _shown_percent(report.metrics[name]), span, *cells, str(report.apart.get(name, 0))])
+    counts = [str(scores.count) for scores in tasks.values()]
+    return [*rows, ["questions", str(report.count), "", *counts, ""]]
+
+
+def recount_rows(report: Report) -> list[list[str]]:
+    """Return correctness and its recounts as a table of text, its header first (and alone where there are none).
+
+    Each figure stands with its 95% interval.
+    """
+    rows = [["measure", "all [95% interval]", "if a right passage was retrieved", "if R-precision is 1 (KILT)"]]
+    for names in recounted(report):
+        figures = (with_interval(report.metrics.get(name), report.intervals.get(name)) for name in names)
+        rows.append([names[0], *figures])
+    return rows
+
+
+def recounted(report: Report) -> list[tuple[str, str, str]]:
+    """Return the names of each recounted measure: itself, where a right passage was retrieved, by KILT's rule."""
+    found = [(name, name + IF_RETRIEVED, KILT + name) for name in CORRECTNESS if name in report.metrics]
+    return [names for names in found if any(name in report.metrics for name in names[1:])]
+
+
+def comparison_rows(report: Report) -> list[list[str]]:
+    """Return the comparison with other predictions as a table of text, its header first."""
+    rows = [["measure", "ours", "theirs", "difference", "95% interval", "p", "questions"]]
+    alone = set(metric_names())
+    for own in report.comparison:
+        if own.name in alone:
+            span = f"{own.low:+.1f} to {own.high:+.1f}"
+            numbers = [f"{own.ours:.1f}", f"{own.theirs:.1f}", f"{own.difference:+.1f}", span, f"{own.p_value:.4f}"]
+            rows.append([own.name, *numbers, str(own.count)])
+    return rows
 
 
 def markdown(report: Report) -> str:
-    """Return the report as a Markdown table with notes on what was left out."""
-    rows = [[cell.replace("|", r"\|") for cell in row] for row in table_rows(report)]
-    rows.insert(1, ["---", *("---:" for _ in rows[0][1:])])
-    lines = ["# Evaluation", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
+    """Return the report as Markdown tables with notes on what was left out."""
+    lines = ["# Evaluation", "", *markdown_table(table_rows(report)), ""]
     lines += ["Averages over questions, in percent. *Counted apart*: questions that a measure cannot judge.", ""]
+    if len(again := recount_rows(report)) > 1:
+        lines += ["## Counted only where retrieval was right", "", *markdown_table(again), ""]
+    if len(compared := comparison_rows(report)) > 1:
+        lines += ["## Against the other predictions", "", *markdown_table(compared), ""]
+        lines += ["*p*: of a paired randomisation test, two-sided, each measure by itself.", ""]
     lines += [f"- {note}" for note in notes(report)]
     return "\n".join(lines).rstrip() + "\n"
 
 
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows, the header first, as lines of a Markdown table."""
+    shown = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    shown.insert(1, ["---", *("---:" for _ in rows[0][1:])])
+    return ["| " + " | ".join(row) + " |" for row in shown]
+
+
+def with_interval(value: float | None, ends: tuple[float, float] | None) -> str:
+    """Return a percentage with its interval behind it, if it has one; `-` where there is none."""
+    return _shown_percent(value) + (f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else "")
+
+
+def _shown_percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
 def notes(report: Report) -> list[str]:
-    """Return one line for each kind of prediction that was missing or left out; empty where all is well."""
-    kinds = [
-        (report.missing, "without a prediction, scored 0"),
-        (report.extra, "predicted but not asked, not scored"),
-        (report.duplicate, "predicted more than once, the first one scored"),
-    ]
-    return [f"{len(ids)} {what}: {_shown(ids)}" for ids, what in kinds if ids]
+    """Return one line for each kind of prediction that was missing, empty or left out; none where all is well."""
+    lines = [f"{len(ids)} {what}: {shown_ids(ids)}" for ids, what in report.left_out.kinds()]
+    others = report.against.kinds() if report.against else []
+    lines += [f"of the other predictions, {len(ids)} {what}: {shown_ids(ids)}" for ids, what in others]
+    if "text_f1" in report.metrics and "rouge_l" not in report.metrics:
+        lines.append("rouge_l is left out: it needs the package 'rouge'; pip install 'cosup[eval]'")
+    for name in ("sentences", "claims"):
+        if undecided := report.judged.get(f"{name}_undecided"):
+            lines.append(f"{undecided} of {report.judged[name]} {name} left undecided by the judge, counted apart")
+    return lines
 
 
 def write_report(report: Report, folder: str | Path) -> Path:
@@ -233,8 +352,8 @@ def _check_matching(given: Mapping[str, Answer], wanted: Mapping[str, Question])
     if not wanted:
         raise InputError("found no questions to evaluate; expected at least one")
     if given.keys().isdisjoint(wanted):
-        received = f"{len(given)} predictions ({_shown(tuple(given))})" if given else "no predictions"
-        raise InputError(f"found {received}, none for the {len(wanted)} questions ({_shown(tuple(wanted))})")
+        received = f"{len(given)} predictions ({shown_ids(tuple(given))})" if given else "no predictions"
+        raise InputError(f"found {received}, none for the {len(wanted)} questions ({shown_ids(tuple(wanted))})")
 
 
 def _check_passages(given: Mapping[str, Answer], wanted: Mapping[str, Question], corpus: Mapping[str, Passage]) -> None:
@@ -249,57 +368,75 @@ def _check_passages(given: Mapping[str, Answer], wanted: Mapping[str, Question],
                 raise InputError(f"{subject} {question.id!r} {verb} passage {unknown!r}, which is not in the corpus")
 
 
-def _result(
-    question: Question,
-    prediction: Answer | None,
-    corpus: Mapping[str, Passage],
+def _matched(
+    predictions: Sequence[Answer], wanted: Mapping[str, Question], corpus: Mapping[str, Passage]
+) -> tuple[dict[str, Answer], LeftOut]:
+    """Return predictions by id, of several with one id the first, and what they lack or have too much."""
+    given: dict[str, Answer] = {}
+    for prediction in predictions:
+        given.setdefault(prediction.id, prediction)
+    _check_matching(given, wanted)
+    _check_passages(given, wanted, corpus)
+    return given, left_out(predictions, given, wanted)
+
+
+def _cutoffs(given: Mapping[str, Answer], wanted: Mapping[str, Question]) -> tuple[int, ...]:
+    """Return the cutoffs that one file's scored predictions can tell."""
+    return retrieval.usable_cutoffs([answer for i, answer in given.items() if i in wanted])
+
+
+def _comparable(ours: Sequence[int], theirs: Sequence[int]) -> tuple[str, ...]:
+    """Return the measures that say the same of two files: cutoffs that both can tell, mrr if they are as deep."""
+    names = (*metric_names([k for k in ours if k in theirs]), *recount_names())
+    return tuple(name for name in names if name != "mrr" or tuple(ours) == tuple(theirs))
+
+
+def _results(
+    wanted: Mapping[str, Question],
+    given: Mapping[str, Answer],
+    context: Context,
     task_of: Callable[[Question], str] | None,
-    cutoffs: Sequence[int],
-) -> QuestionResult:
-    answer = prediction or Answer(question.id, question.question, "", "")
-    verdicts = judge_citations(answer, question, corpus)
-    scores = answer_scores(answer, question)
-    scores |= retrieval.search_scores(answer)
-    scores |= retrieval.rank_scores(answer, question, cutoffs)
-    scores |= retrieval.answer_passage_scores(answer, question, corpus)
-    scores |= retrieval.passage_scores(answer, question)
-    scores |= citation_scores(verdicts, question)
-    task = task_of(question) if task_of else None
-    return QuestionResult(question, answer, task, prediction is None, scores, verdicts)
+    judge: Judge | None,
+) -> tuple[tuple[QuestionResult, ...], dict[str, Any]]:
+    """Score every question; with a judge, also return what `Report.judged` says of it."""
+    questions = list(wanted.values())
+    answers = [given.get(q.id) or Answer(q.id, q.question, "", "") for q in questions]
+    found = None if judge is None else judge_answers(answers, questions, context.passages, judge)
+    results = []
+    for i, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        scores, verdicts = score(answer, question, context)
+        scores |= {} if found is None else found.scores[i]
+        scores |= recounts(scores)
+        task = task_of(question) if task_of else None
+        judged = ((), ()) if found is None else (found.sentences[i], found.claims[i])
+        results.append(QuestionResult(question, answer, task, question.id not in given, scores, verdicts, *judged))
+    told = {} if found is None or judge is None else {"judge": judge.name, **found.counts}
+    return tuple(results), told
 
 
-def _metric_names(cutoffs: Sequence[int]) -> tuple[str, ...]:
-    """Return every measure in the order of the tables."""
-    found = retrieval.SEARCH_METRICS + retrieval.rank_metrics(cutoffs)
-    held = retrieval.ANSWER_PASSAGE_METRICS + retrieval.PASSAGE_METRICS
-    return ANSWER_METRICS + found + held + CITATION_METRICS
-
-
-def _averages(results: Sequence[QuestionResult], names: Sequence[str]) -> tuple[TaskScores, dict[str, TaskScores]]:
+def _by_task(results: Sequence[QuestionResult]) -> dict[str, list[QuestionResult]]:
     groups: dict[str, list[QuestionResult]] = {}
     for result in results:
         if result.task is not None:
             groups.setdefault(result.task, []).append(result)
-    return _average(results, names), {task: _average(group, names) for task, group in groups.items()}
+    return groups
+
+
+def _task_intervals(
+    groups: Mapping[str, Sequence[QuestionResult]], per_task: Mapping[str, TaskScores]
+) -> dict[str, tuple[float, float]]:
+    """Return the interval of each `task.name`, over the questions of that task."""
+    found = {}
+    for task, group in groups.items():
+        own = intervals([result.scores for result in group], list(per_task[task].metrics))
+        found.update({f"{task}.{name}": ends for name, ends in own.items()})
+    return found
 
 
 def _average(results: Sequence[QuestionResult], names: Sequence[str]) -> TaskScores:
     """Average over the questions that each measure judges; exact sums, so that their order never matters."""
     judged = {name: [r.scores[name] for r in results if name in r.scores] for name in names}
     metrics = {name: 100 * math.fsum(values) / len(values) for name, values in judged.items() if values}
-    apart = {name: len(results) - len(values) for name, values in judged.items() if len(values) < len(results)}
+    told = {name: values for name, values in judged.items() if values or is_missed(name)}
+    apart = {name: len(results) - len(values) for name, values in told.items() if len(values) < len(results)}
     return TaskScores(metrics, len(results), apart)
-
-
-def _repeated(predictions: Sequence[Answer]) -> tuple[str, ...]:
-    seen: set[str] = set()
-    again: dict[str, None] = {}
-    for prediction in predictions:
-        if prediction.id in seen:
-            again[prediction.id] = None
-        seen.add(prediction.id)
-    return tuple(again)
-
-
-def _shown(ids: Sequence[str], most: int = 3) -> str:
-    return ", ".join(map(repr, ids[:most])) + (", ..." if len(ids) > most else "")

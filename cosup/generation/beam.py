@@ -46,7 +46,7 @@ class Beam:
         """Return a partial answer's score; see the top of the file."""
         own = row.likelihood
         text = own.text / own.tokens if own.tokens else 0.0
-        return text + self.settings.beam_retrieval_weight * own.retrieval / max(1, row.retrievals)
+        return text + self.settings.beam_retrieval_weight * own.retrieval / max(1, row.claims)
 
 
 def branches(hits: Sequence[Hit], temperature: float, most: int) -> list[tuple[Hit, float]]:

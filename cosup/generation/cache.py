@@ -23,6 +23,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from cosup.attention import PACKED, at_rest
 from cosup.data.padding import pad_right
+from cosup.groups import built_by_length, rounded
 from cosup.slots import Chunk, SlotCache, SlotLayout
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 _TRIED = ((7, 30), (5, 1), (1, 26))  # new tokens of two rows, feeding after feeding
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # largest difference a state may have, over the largest state
 _HALF_TOLERANCE = 5e-2
+_EXACT = 32  # new tokens of a row up to which it is never filled up
 _REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
 
@@ -110,11 +112,12 @@ class SlotRows(RowCache):
         """Append each row's tokens."""
         device = self.generator.device
         new = [Chunk(row, self.lengths[row], len(ids)) for row, ids in enumerate(chunks) if ids]
-        layout = self.cache.layout = SlotLayout(new, len(self.lengths), device)
-        flat = torch.tensor([token for ids in chunks for token in ids], device=device)
+        flat = [token for ids in chunks for token in ids]
+        filling = self._filling(len(flat))
+        layout = self.cache.layout = SlotLayout(new, len(self.lengths), device, filling)
         states: torch.Tensor = self.body(
-            input_ids=flat[None],
-            position_ids=layout.positions[None],
+            input_ids=torch.tensor([flat + flat[-1:] * filling], device=device),
+            position_ids=layout.position_ids,
             attention_mask=self.mask,
             past_key_values=self.cache,
             use_cache=True,
@@ -122,7 +125,12 @@ class SlotRows(RowCache):
         ).last_hidden_state[0]
         for chunk in new:
             self.lengths[chunk.slot] = chunk.end
-        return states
+        return states[: len(flat)]
+
+    def _filling(self, tokens: int) -> int:
+        """Return how many tokens fill a row up, so that rows have few lengths where each costs kernels of its own."""
+        apart = tokens > _EXACT and built_by_length(self.generator.device, self.generator.dtype)
+        return rounded(tokens) - tokens if apart else 0
 
     def forget(self, row: int, start: int) -> None:
         """Drop a row's tokens from `start` on."""

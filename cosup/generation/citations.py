@@ -16,10 +16,12 @@ class Part:
     Attributes:
         text: what was written, decoded.
         retrieval: what the stretch follows; None outside citations. Where nothing was read, the stretch is empty.
+        continues: whether the stretch goes on with the text before the last retrieval, of which nothing was read.
     """
 
     text: str = ""
     retrieval: Retrieval | None = None
+    continues: bool = False
 
 
 @dataclass
@@ -29,14 +31,15 @@ class _Draft:
     citations: list[Citation] = field(default_factory=list)
     retrievals: list[Retrieval] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
+    left_off: str = ""  # spaces at the end of the last text
 
 
 def compose(question: Question, parts: list[Part], finish_reason: str) -> Answer:
     """Put an answer together.
 
-    Parts are joined by one space. A claim's mark stands after the claim and before its closing full stop; the claim's
-    span ends before the mark; where several passages were read, it has a mark for each. A claim without text is a
-    retrieval that nothing was said about: no citation.
+    Parts are joined by one space, but for text that continues. A claim's mark stands after the claim and before its
+    closing full stop; the claim's span ends before the mark; where several passages were read, it has a mark for each.
+    A claim without text is a retrieval that nothing was said about: no citation.
 
     Args:
         question: what was asked.
@@ -45,13 +48,11 @@ def compose(question: Question, parts: list[Part], finish_reason: str) -> Answer
     """
     draft = _Draft()
     for part in parts:
-        written = part.text.strip()
         if part.retrieval is not None:
             draft.retrievals.append(replace(part.retrieval, position=len(draft.text)))
-            _add_claim(draft, written, part.retrieval)
-        elif written:
-            _join(draft, written)
-            draft.segments.append(TextSegment(written))
+            _add_claim(draft, part.text.strip(), part.retrieval)
+        else:
+            _add_text(draft, part)
     return Answer(
         id=question.id,
         question=question.question,
@@ -81,6 +82,20 @@ def _add_claim(draft: _Draft, claim: str, retrieval: Retrieval) -> None:
     draft.text += f" {marks}{stop}"
 
 
+def _add_text(draft: _Draft, part: Part) -> None:
+    if part.continues and draft.text and isinstance(draft.segments[-1], TextSegment):
+        written = (draft.left_off + part.text).rstrip()
+        draft.text += written
+        draft.segments[-1] = TextSegment(draft.segments[-1].text + written)
+    else:
+        written = part.text.strip()
+        if not written:
+            return
+        _join(draft, written)
+        draft.segments.append(TextSegment(written))
+    draft.left_off = part.text[len(part.text.rstrip()) :]
+
+
 def _join(draft: _Draft, piece: str) -> int:
     """Append a piece after one space and return where it starts."""
     draft.text += " " if draft.text else ""
@@ -93,5 +108,8 @@ def _final(parts: list[Part]) -> str:
     """The text after the last claim, or the last claim where nothing follows."""
     claims = [i for i, part in enumerate(parts) if part.retrieval is not None and part.retrieval.read]
     after = parts[claims[-1] + 1 :] if claims else parts
-    text = " ".join(part.text.strip() for part in after if part.text.strip())
-    return text or (parts[claims[-1]].text.strip() if claims else "")
+    text = ""
+    for part in after:
+        if part.retrieval is None:
+            text += part.text if part.continues else f" {part.text.strip()}"
+    return text.strip() or (parts[claims[-1]].text.strip() if claims else "")

@@ -12,13 +12,13 @@ from functools import lru_cache
 import torch
 from typing_extensions import TypeIs
 
-from cosup.data.encoding import ExampleEncoder
-from cosup.errors import InputError, UsageError
+from cosup.errors import InputError
 from cosup.generation.cache import SlotRows, cache_class
 from cosup.generation.drafts import Drafter
-from cosup.generation.events import Event, EventStream, answer_of
+from cosup.generation.events import HALF_CHARACTER, Event, EventStream, answer_of
+from cosup.generation.prompts import Prompts
 from cosup.generation.retrieval import Retriever, retriever_for
-from cosup.generation.rows import CLAIM_ROOM, Piece, Row
+from cosup.generation.rows import Piece, Row
 from cosup.generation.scheduler import Codec, Scheduler
 from cosup.generation.settings import GenerationSettings
 from cosup.index.base import VectorIndex
@@ -49,10 +49,8 @@ class Engine:
         self.model = model.eval()
         self.retriever: Retriever = retriever_for(model, index) if _is_index(index) else index
         self.settings = settings or GenerationSettings()
-        own = model.settings
-        self.encoder = ExampleEncoder(
-            model.generator_tokenizer, model.control, own.prompt, self._length(self.settings), own.max_passage_length
-        )
+        self._prompts = Prompts(model, self.settings)
+        self.encoder = self._prompts.encoder
         control = model.control
         meant = {control.eos, control.ret, control.ce}
         forbidden = sorted(i for i in self.encoder.text.forbidden if i not in meant)
@@ -137,14 +135,8 @@ class Engine:
             UsageError: `max_length` is more than the model's context.
         """
         settings = settings or self.settings
-        length = self._length(settings)
-        prompt = self.encoder.prompt(question.question, question.instruction)
-        room = length - CLAIM_ROOM - 2
-        if len(prompt) > room:
-            raise InputError(
-                f"question '{question.id}' has {len(prompt)} tokens with its prompt; the context of {length} "
-                f"leaves room for {max(0, room)}: shorten it"
-            )
+        length = self._prompts.length(settings)
+        prompt = self._prompts.ids(question, length)
         if question.candidates is not None and not question.candidates:
             raise InputError(f"question '{question.id}' has an empty list of candidates; leave it out to search all")
         return Row(question, prompt, self.model.control, settings, length, self._drafter(settings))
@@ -164,18 +156,15 @@ class Engine:
         ids = (control.ret, control.cs, control.ce, control.eos)
         return Drafter(ids, settings.draft_tokens, self._ends_sentence, control.ce)
 
-    def _length(self, settings: GenerationSettings) -> int:
-        length = settings.max_length or self.model.settings.max_length
-        limit = getattr(self.model.generator.config, "max_position_embeddings", None)
-        if limit is not None and length > limit:
-            raise UsageError(f"max_length is {length}; the generator has {limit} positions")
-        return length
-
     def _passage(self, passage_id: str) -> list[int]:
         return self.encoder.passage(self.retriever.passage(passage_id))
 
     def _decode(self, piece: Piece) -> str:
-        return self._text(piece.ids)
+        """Return a piece's text; where it goes on with text from before an abstention, what it adds to that."""
+        if not piece.before:
+            return self._text(piece.ids)
+        before = self._text(list(piece.before)).rstrip(HALF_CHARACTER)
+        return self._text([*piece.before, *piece.ids])[len(before) :]
 
     def _stops(self, token: int) -> bool:
         return self._text([token]).rstrip().endswith(_STOPS)

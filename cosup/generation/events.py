@@ -9,13 +9,22 @@ from cosup.generation.citations import Part, compose
 from cosup.generation.rows import Piece, Row, Stage
 from cosup.records import Answer, Citation, Hit, Passage, Retrieval
 
+HALF_CHARACTER = "\ufffd"  # what a character decodes to whose last bytes are still missing
+
 
 @dataclass(frozen=True)
 class TextDelta:
-    """New text of an answer; `claim` tells whether it stands inside a citation."""
+    """New text of an answer.
+
+    Attributes:
+        text: what is new.
+        claim: whether it stands inside a citation.
+        continues: whether it goes on with the text before the last retrieval, of which nothing was read.
+    """
 
     text: str
     claim: bool
+    continues: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,9 +90,9 @@ class EventStream:
 
     def _text(self) -> Iterator[Event]:
         piece = self.row.pieces[self._piece]
-        text = self.decode(piece)
-        if len(text) > len(self._shown) and not text.endswith("\ufffd"):
-            yield TextDelta(text[len(self._shown) :], piece.hits is not None)
+        text = self.decode(piece).rstrip(HALF_CHARACTER)
+        if len(text) > len(self._shown):
+            yield TextDelta(text[len(self._shown) :], piece.hits is not None, bool(piece.before))
             self._shown = text
 
     def _opened(self, piece: Piece) -> Iterator[Event]:
@@ -104,7 +113,16 @@ class EventStream:
 
 def parts_of(pieces: list[Piece], decode: Callable[[Piece], str]) -> list[Part]:
     """Turn a row's pieces into parts of text."""
-    return [Part(decode(p), None if p.hits is None else Retrieval(0, p.hits, p.read)) for p in pieces]
+    parts = [
+        Part(decode(p), None if p.hits is None else Retrieval(0, p.hits, p.read), continues=bool(p.before))
+        for p in pieces
+    ]
+    text: Part | None = None
+    for part in parts:
+        if part.continues and text is not None:
+            text.text = text.text.rstrip(HALF_CHARACTER)
+        text = part if part.retrieval is None else text
+    return parts
 
 
 def answer_of(row: Row, decode: Callable[[Piece], str]) -> Answer:

@@ -32,7 +32,7 @@ class LiveText:
             self._parts.append(Part(retrieval=Retrieval(0, event.hits, event.read)))
         elif isinstance(event, TextDelta):
             if not event.claim and self._parts[-1].retrieval is not None:
-                self._parts.append(Part())
+                self._parts.append(Part(continues=event.continues))
             self._parts[-1].text += event.text
         return self._show(self._certain())
 

@@ -53,6 +53,7 @@ def predict(
     output = Path(output)
     check_output(output)
     partial = partial_path(output)
+    identity = json.loads(json.dumps(identity))  # as it will be read back: no tuples
     answers = {answer.id: answer for answer in _finished(partial, identity)}
     pending = [question for question in questions if question.id not in answers]
     if progress:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 import torch
@@ -38,12 +38,14 @@ class Stage(Enum):
 class Piece:
     """Token ids of a stretch of output; `hits` where it follows a retrieval, of which `read` were read.
 
-    Where none was read, the piece stays empty: the row has abstained from citing.
+    Where none was read, the piece stays empty: the row has abstained from citing, and the piece after it holds in
+    `before` the ids of the text that it goes on with.
     """
 
     ids: list[int] = field(default_factory=list)
     hits: tuple[Hit, ...] | None = None
     read: int = 0
+    before: tuple[int, ...] = ()
 
 
 @dataclass
@@ -151,19 +153,25 @@ class Row:
     def read(self, hits: Sequence[Hit], passages: Sequence[Sequence[int]]) -> None:
         """Go on with the passages of the first hits; they are cut where the context has no room for them and a claim.
 
+        A passage of which nothing is left then does not count as read.
+
         Args:
             hits: what the search found, best first.
             passages: token ids of the first hits' passages.
         """
         room = self.max_length - len(self.context) - 1 - CLAIM_ROOM
-        if room < 1:
+        self.retrievals += 1
+        tokens, read = list[int](), 0
+        for passage in passages:
+            if len(tokens) < room:
+                tokens += passage[: room - len(tokens)]
+                read += 1
+        self.pieces.append(Piece(hits=tuple(hits), read=read))
+        if not read:
             self.finish("context")
             return
-        self.retrievals += 1
         self.stage, self.state = Stage.CLAIMING, None
-        self.pieces.append(Piece(hits=tuple(hits), read=len(passages)))
-        tokens = [token for passage in passages for token in passage]
-        self.pending = [*tokens[:room], self.control.cs]
+        self.pending = [*tokens, self.control.cs]
 
     def abstain(self, hits: Sequence[Hit]) -> None:
         """Read nothing: take `[Ret]` back and go on writing something else."""
@@ -177,6 +185,11 @@ class Row:
     def read_ids(self) -> set[str]:
         """Ids of the passages that were read so far."""
         return {hit.passage_id for p in self.pieces for hit in (p.hits or ())[: p.read]}
+
+    @property
+    def claims(self) -> int:
+        """Searches so far after which something was read."""
+        return sum(p.read > 0 for p in self.pieces)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -196,7 +209,7 @@ class Row:
     def fork(self) -> Row:
         """Return a copy that goes on by itself."""
         other = copy.copy(self)
-        other.pieces = [Piece(list(p.ids), p.hits, p.read) for p in self.pieces]
+        other.pieces = [replace(p, ids=list(p.ids)) for p in self.pieces]
         other.context, other.pending, other.drafts = list(self.context), list(self.pending), []
         other.likelihood = copy.copy(self.likelihood)
         other.drafter = None if self.drafter is None else self.drafter.fork()
@@ -218,13 +231,18 @@ class Row:
         else:
             self._abstained = False
             if self.stage is Stage.WRITING and self.pieces[-1].hits is not None:
-                self.pieces.append(Piece())
+                self.pieces.append(Piece(before=self._interrupted()))
             self.pieces[-1].ids.append(token)
             self.pending = [token]
         if self.new_tokens >= self.settings.max_new_tokens:
             self.finish("length")
         elif len(self.context) + len(self.pending) >= self.max_length:
             self.finish("context")
+
+    def _interrupted(self) -> tuple[int, ...]:
+        """Return the ids of the text after which the row has abstained, if it just has."""
+        last = next(p for p in reversed(self.pieces) if p.hits is None or p.read)
+        return () if last.read else (*last.before, *last.ids)
 
     def _end_claim(self) -> None:
         claim = self.pieces[-1].ids

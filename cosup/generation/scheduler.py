@@ -73,10 +73,16 @@ class Scheduler:
 
     @torch.inference_mode()  # as `step`: what was stored in that mode can be changed in it alone
     def cancel(self, row: Row) -> None:
-        """Take a row out, wherever it is; its place is free at once."""
+        """Take a row out, wherever it is; its place is free at once. What is done stays as it is.
+
+        Args:
+            row: as it was added; of a beam, all partial answers are taken out.
+        """
         if row in self.waiting:
             self.waiting.remove(row)
-        beam = self._beams.get(id(row))
+        beam = next((beam for beam in self._all_beams() if beam.rows[0].origin == row.origin), None)
+        if beam is None and row.stage is Stage.DONE:
+            return
         for member in [row] if beam is None else list(beam.rows):
             self._beams.pop(id(member), None)
             if member in self.rows:
@@ -129,18 +135,22 @@ class Scheduler:
     # -- retrieval -------------------------------------------------------------------------------------------------
 
     def _retrieve(self) -> None:
-        """Search for all rows that wait, in one call, and hand each its passages."""
+        """Search for all rows that wait and hand each its passages.
+
+        Rows that want as many hits are searched for in one call. Approximate indexes look at more where more is wanted,
+        so a row must not depend on what others want.
+        """
         self._prune()
-        waiting = [r for r in self.rows if r.stage is Stage.RETRIEVING and self._may_search(r)]
-        if not waiting:
-            return
-        requests = [self._request(row) for row in waiting]
-        most = max(r.settings.top_k + (len(r.read_ids) if r.settings.distinct_passages else 0) for r in waiting)
-        for row, hits in zip(waiting, self.retriever.search(requests, most), strict=True):
-            if row.settings.distinct_passages:
-                read = row.read_ids
-                hits = [hit for hit in hits if hit.passage_id not in read]
-            self._go_on(row, hits[: row.settings.top_k])
+        waiting: dict[int, list[Row]] = {}
+        for row in self.rows:
+            if row.stage is Stage.RETRIEVING and self._may_search(row):
+                passed_over = len(row.read_ids) if row.settings.distinct_passages else 0
+                waiting.setdefault(row.settings.top_k + passed_over, []).append(row)
+        for most, rows in waiting.items():
+            found = self.retriever.search([self._request(row) for row in rows], most)
+            for row, hits in zip(rows, found, strict=True):
+                read = row.read_ids if row.settings.distinct_passages else ()
+                self._go_on(row, [hit for hit in hits if hit.passage_id not in read][: row.settings.top_k])
 
     def _request(self, row: Row) -> RetrievalRequest:
         assert row.state is not None
@@ -154,13 +164,14 @@ class Scheduler:
 
     def _go_on(self, row: Row, hits: Sequence[Hit]) -> None:
         least = row.settings.min_score
-        if not hits or (least is not None and hits[0].score < least):
+        near = [hit for hit in hits if least is None or hit.score >= least]
+        if not near:
             row.abstain(hits)
             self.cache.forget(self.rows.index(row), len(row.context))
         elif id(row) in self._beams:
-            self._branch(row, hits)
+            self._branch(row, hits, min(len(near), row.settings.beam_passages))
         else:
-            read = hits[: row.settings.passages_per_retrieval]
+            read = near[: row.settings.passages_per_retrieval]
             row.read(hits, [self.codec.passage(hit.passage_id) for hit in read])
 
     # -- beams -----------------------------------------------------------------------------------------------------
@@ -176,10 +187,10 @@ class Scheduler:
     def _all_beams(self) -> list[Beam]:
         return list({id(beam): beam for beam in self._beams.values()}.values())
 
-    def _branch(self, row: Row, hits: Sequence[Hit]) -> None:
+    def _branch(self, row: Row, hits: Sequence[Hit], most: int) -> None:
         """Go on with each of the best hits, the first in the row itself."""
         beam = self._beams[id(row)]
-        chosen = branches(hits, self.model.temperature, row.settings.beam_passages)
+        chosen = branches(hits, self.model.temperature, most)
         places = [row]
         for _ in chosen[1:]:
             other = row.fork()

@@ -25,7 +25,7 @@ class GenerationSettings:
         max_retrievals: `[Ret]` is banned after this many.
         top_k: hits kept for each `[Ret]`.
         passages_per_retrieval: how many of them are read, best first; the claim is cited to all that were read.
-        min_score: similarity of the best hit below which nothing is read and nothing cited; the text goes on.
+        min_score: similarity below which a hit is not read; where none is left nothing is cited, and the text goes on.
         distinct_passages: never read a passage twice in one answer.
         where: what a passage's metadata must meet.
         beam_size: partial answers kept at each `[Ret]`; 1 keeps the first hit alone. See `beam.py`.

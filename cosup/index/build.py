@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cosup.errors import InputError, UsageError
+from cosup.index.adding import adding_folder
 from cosup.index.base import PARTIAL, LiveIndex, check_embedder
 from cosup.index.corpus import Corpus, as_sequence
 from cosup.index.embed import EmbedOptions, PassageEmbedder, embed_corpus
@@ -64,7 +65,7 @@ def write_index(
         The index, or None in the other processes, which do not wait for it.
     """
     if rank() == 0:
-        check_place(place)
+        check_place(place, settings)
     work = work_folder(place)
     vectors: Any = embed_corpus(embedder, passages, work, options, progress)
     if embedder.fingerprint is None:
@@ -81,14 +82,19 @@ def write_index(
     return built
 
 
-def check_place(place: str | Path) -> None:
+def check_place(place: str | Path, settings: IndexSettings | None = None) -> None:
     """Make sure, before any work, that an index can be written somewhere.
+
+    Args:
+        place: where it is to be.
+        settings: that it is to have, where they are known yet.
 
     Raises:
         UsageError: it cannot; says why.
     """
     if is_milvus_place(place):
-        MilvusIndex.check_target(place)
+        settings = settings or IndexSettings()
+        MilvusIndex.check_target(place, settings.type, settings.vector_dtype)
     else:
         check_folder(Path(place))
 
@@ -105,8 +111,10 @@ def add_passages(
     place: str | Path,
     replacing: bool,
     progress: Progress | None = None,
+    options: EmbedOptions | None = None,
+    work: Path | None = None,
 ) -> None:
-    """Embed `passages` and add them to an index.
+    """Embed `passages` and add them to an index. A build that is not done, and other additions, go on undisturbed.
 
     Args:
         embedder: the pair that made the index.
@@ -115,18 +123,23 @@ def add_passages(
         place: where the index is; an interrupted call goes on.
         replacing: whether passages of the same ids give way; else they are refused.
         progress: called after each batch with the passages done and all passages.
+        options: how to embed.
+        work: folder for the unfinished work, from `adding_folder`; None takes one for the time of the call.
 
     Raises:
         InputError: the index is another embedder's, or a passage is there already (before anything is embedded).
-        UsageError: the embedder was never saved.
+        UsageError: the embedder was never saved, or nothing can be written beside the index.
     """
+    if work is None:
+        with adding_folder(work_folder(place)) as own:
+            add_passages(embedder, passages, index, place, replacing, progress, options, own)
+        return
     check_embedder(index.embedder_fingerprint, embedder.fingerprint or "unsaved", place)
     known = None if replacing else next((p.id for p in as_sequence(passages) if _is_there(index, p.id)), None)
     if known is not None:
         raise InputError(f"the index has a passage {known!r} already; replace it, or choose another id")
-    vectors: Any = embed_corpus(embedder, passages, work_folder(place), progress=progress)
+    vectors: Any = embed_corpus(embedder, passages, work, options, progress)
     (index.replace if replacing else index.add)(as_sequence(passages), vectors)
-    shutil.rmtree(work_folder(place), ignore_errors=True)
 
 
 def _is_there(index: LiveIndex, passage_id: str) -> bool:

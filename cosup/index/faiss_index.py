@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from cosup.index.base import (
     check_target,
     checked_corpus,
 )
+from cosup.index.corpus import StoredCorpus
 from cosup.index.filters import Filter
 from cosup.index.manifest import VERIFIED_ON_LOAD, IndexManifest, SegmentRecord
 from cosup.index.segment import EXACT_UP_TO, Segment, SegmentPlan, passages_of, vectors_of, write_segment
@@ -36,7 +38,7 @@ from cosup.records import Hit, Passage
 from cosup.version import __version__
 
 LOCK = ".lock"
-_OWN_NAMES = (MANIFEST, "segment-*", LOCK, PARTIAL, f".{MANIFEST}.*.tmp")
+_OWN_NAMES = (MANIFEST, "segment-*", LOCK, PARTIAL, f"{PARTIAL}-add-*", f".{MANIFEST}.*.tmp")
 _NAMES_OF_FORMAT_1 = ("vectors.faiss", "passages.jsonl")
 _PATIENCE = 30.0  # seconds that a writer waits for another
 
@@ -136,6 +138,12 @@ class FaissIndex:
             self.manifest, self._segments = newer.manifest, newer._segments
 
     @property
+    def outgrown(self) -> bool:
+        """Whether additions have made it larger than it would be searched exactly, had it been built of all of this."""
+        chosen, _ = IndexSettings(self.manifest.asked, self.manifest.vector_dtype).choose(len(self))
+        return self.manifest.type == "flat" and chosen != "flat"
+
+    @property
     def embedder_fingerprint(self) -> str:
         """Names the embedder that made the vectors."""
         return self.manifest.embedder_fingerprint
@@ -211,7 +219,7 @@ class FaissIndex:
                 return number, row
         raise InputError(f"no passage {passage_id!r} among the {len(self):,} of the index")
 
-    def _places(self, ids: Sequence[str], strict: bool) -> dict[int, set[int]]:
+    def _places(self, ids: Iterable[str], strict: bool) -> dict[int, set[int]]:
         """Return the rows of passages by segment; those that are not there are left out unless `strict`."""
         places: dict[int, set[int]] = {}
         for passage_id in ids:
@@ -247,7 +255,7 @@ class FaissIndex:
         """Put passages in the place of those with the same ids: see `LiveIndex.replace`."""
         self._check_new(passages, vectors)
         with self._changing():
-            kept = self._without(self._places([p.id for p in passages], strict=False))
+            kept = self._without(self._places((p.id for p in passages), strict=False))
             self._commit(self._with_added(kept, passages, vectors))
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -267,7 +275,8 @@ class FaissIndex:
             self._commit(records, manifest)
 
     def _check_new(self, passages: Sequence[Passage], vectors: Vectors) -> None:
-        checked_corpus(passages)
+        if not isinstance(passages, StoredCorpus):  # a store has seen to its ids
+            checked_corpus(passages)
         check_vectors(vectors, len(passages), self.manifest.similarity, self.dimension)
 
     def _without(self, places: Mapping[int, set[int]]) -> list[Segment]:
@@ -292,7 +301,7 @@ class FaissIndex:
         while kept and kept[-1].record.structure is None and kept[-1].live <= 2 * count:
             taken.insert(0, kept.pop())
             count += taken[0].live
-        together = (*passages_of(taken), *passages)
+        together = chain(passages_of(taken), passages)  # read one by one: neither need fit into memory
         blocks = (block for part in (vectors_of(taken), blocks_of(vectors)) for block in part)
         record = write_segment(self.folder, together, blocks, _plan(self.manifest, EXACT_UP_TO))
         return [*(segment.record for segment in kept), record]

@@ -32,9 +32,9 @@ COMPARISONS: dict[str, Comparison] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Condition:
-    """One condition on one key.
+    """One condition on one key; equal to another that asks the same.
 
     Attributes:
         key: of the metadata.
@@ -45,6 +45,18 @@ class Condition:
     key: str
     comparison: str
     value: Scalar | tuple[Scalar, ...]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Condition) and self._asked == other._asked
+
+    def __hash__(self) -> int:
+        return hash(self._asked)
+
+    @property
+    def _asked(self) -> tuple[object, ...]:
+        """What is asked, the kinds of values among it: to Python `1 == True`, but they hold of different passages."""
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        return self.key, self.comparison, tuple((_kind(value), value) for value in values)
 
     def holds(self, metadata: Mapping[str, Scalar]) -> bool:
         """Whether a passage's metadata meets it."""

@@ -4,6 +4,7 @@
     segment-XXXXXXXX/     a part of the corpus; its files never change once a manifest names them
     .lock                 held by whoever changes the index
     .partial/             vectors of an embedding that is not done
+    .partial-add-0/       passages and vectors of an addition that is not done (adding.py)
 
 A change writes new files, then a new manifest in the place of the old. Files that the manifest does not name are what a
 killed change has left; the next change removes them.

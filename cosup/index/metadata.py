@@ -3,7 +3,8 @@
     metadata.json   the keys, and of each key its distinct values
     metadata.bin    [K, N] int32: number of the value of each passage under each key; -1 where it has none
 
-Neither is there where no passage has metadata. Both are read when the first filter comes.
+Neither is there where no passage has metadata. Both are read when the first filter comes. While they are written a key
+takes 16 bytes of memory a passage; then, and once a filter came, all of a key's distinct values are in memory.
 
 Shapes: N passages, K keys.
 """
@@ -59,22 +60,22 @@ class MetadataWriter:
 
 
 class Metadata:
-    """The columns of a segment.
+    """The columns of a segment whose passages have metadata.
 
     Args:
         folder: of the segment.
         count: N.
+
+    Raises:
+        OSError: a file cannot be opened; it may be gone with a segment that the index no longer has.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder = folder
         self._count = count
         self._columns: dict[str, tuple[list[Scalar], NDArray[np.int32]]] | None = None
-        if (folder / CODES).is_file():
-            self._map = np.asarray(np.memmap(folder / CODES, "<i4", "r").reshape(-1, count))
-            self._values = np.memmap(folder / VALUES, np.uint8, "r")
-        else:
-            self._columns = {}
+        self._map = np.asarray(np.memmap(folder / CODES, "<i4", "r").reshape(-1, count))
+        self._values = np.memmap(folder / VALUES, np.uint8, "r")
 
     def mask(self, where: Filter) -> Mask:
         """Return which passages meet a filter: [N]."""

@@ -50,10 +50,12 @@ def build_collections(
     collection = f"{name}_{secrets.token_hex(4)}"
     try:
         state = _fill(connection, collection, passages, vectors, state)
-        connection.point(name, collection)
     except BaseException:
         _drop(connection, collection)
         raise
+    # Where this step is interrupted, it may be taken all the same, even later. So nothing is dropped then: the next
+    # build takes away the collection that has no name.
+    connection.point(name, collection)
     if old is not None:
         _drop(connection, old)
     return collection, state

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ MOST_ROWS, MOST_BYTES = 2000, 8 * 2**20  # of one message, which Milvus takes wh
 MOST_HITS = 16_384  # that Milvus returns of a query
 _LITE_CHANNEL = {"grpc.keepalive_time_ms": 2**31 - 1}  # its server hangs up on a client that asks whether it is alive
 _PASSAGES_A_LIST = 39  # of an IVF index, at least: with fewer, its lists are not learnt well
+_LISTS_PROBED = 16  # at least, by a search that is not thorough
+_MOST_EF = 32_768  # that Milvus takes
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,24 @@ class SearchSettings:
     type: str
     build: dict[str, int]
 
-    def search(self, limit: int) -> dict[str, int]:
-        """Return the parameters of a search for so many hits."""
+    @property
+    def exact(self) -> bool:
+        """Whether a search compares everything it is limited to."""
+        return self.type == "FLAT"
+
+    def search(self, limit: int, thorough: bool = False) -> dict[str, int]:
+        """Return the parameters of a search.
+
+        Args:
+            limit: hits it is for.
+            thorough: whether it looks as far as the type of index can: of IVF, into all lists.
+        """
         if self.type.startswith("IVF"):
-            return {"nprobe": max(16, self.build["nlist"] // 16)}
-        return {"ef": max(128, 2 * limit)} if self.type == "HNSW" else {}
+            lists = self.build["nlist"]
+            return {"nprobe": lists if thorough else min(lists, max(_LISTS_PROBED, lists // 16))}
+        if self.type == "HNSW":
+            return {"ef": _MOST_EF if thorough else max(128, 2 * limit)}
+        return {}
 
 
 def search_settings(index_type: str, count: int, lite: bool) -> SearchSettings:
@@ -208,19 +223,16 @@ class Table:
             found += self.where(ids_expression(ids[start : start + IDS_AT_ONCE]), fields)
         return found
 
-    def where(self, expression: str, fields: Sequence[str]) -> list[Row]:
-        """Return the rows that an expression holds of, at most `MOST_HITS`."""
-        return [
-            dict(row) for row in self._call("query", filter=expression, output_fields=list(fields), limit=MOST_HITS)
-        ]
+    def where(self, expression: str, fields: Sequence[str], limit: int = MOST_HITS) -> list[Row]:
+        """Return the rows that an expression holds of, in any order, at most `limit`."""
+        return [dict(row) for row in self._call("query", filter=expression, output_fields=list(fields), limit=limit)]
 
-    def count(self) -> int:
-        """Return the number of rows."""
-        return int(self._call("query", output_fields=["count(*)"])[0]["count(*)"])
+    def count(self, expression: str = "") -> int:
+        """Return the number of rows, or of those that an expression holds of."""
+        return int(self._call("query", filter=expression, output_fields=["count(*)"])[0]["count(*)"])
 
-    def search(self, queries: Any, limit: int, expression: str, settings: SearchSettings) -> list[list[Any]]:
-        """Return for each query [Q, D] the hits with the highest inner products, with number and vector."""
-        params = {"metric_type": "IP", "params": settings.search(limit)}
+    def search(self, queries: Any, limit: int, expression: str, params: Mapping[str, int]) -> list[list[Row]]:
+        """Return for each query [Q, D] the rows with the highest inner products: id, number, vector, distance."""
         found = self._call(
             "search",
             data=[query.tolist() for query in queries],
@@ -228,9 +240,9 @@ class Table:
             filter=expression,
             limit=limit,
             output_fields=["number", "vector"],
-            search_params=params,
+            search_params={"metric_type": "IP", "params": dict(params)},
         )
-        return [list(hits) for hits in found]
+        return [[{"id": hit["id"], "distance": hit["distance"], **hit["entity"]} for hit in hits] for hits in found]
 
     def compact(self) -> None:
         """Let Milvus free what deleted rows take."""

@@ -5,10 +5,13 @@ collection is whole, in one step, and so an index that is not whole cannot be op
 in that step. What a killed build has left is taken away by the next build of the same name.
 
 Milvus finds the neighbours, with candidates and filters as expressions; the scores are computed here from the vectors
-it returns, so that a score never depends on the other queries, nor on how Milvus compares. Equal scores come in the
-order of the corpus, which is that in which passages came; one that was replaced counts as new. Where Milvus searches
-exactly (Milvus Lite unless told otherwise; `flat`) that holds at the end of the list too, up to 16,384 hits; where it
-searches approximately, it may miss some of those that are equal to the last.
+it returns, so that a score never depends on the other queries, nor on how Milvus compares. Candidates, and what a
+filter leaves where that is few, are compared one by one, whatever the type of index. Equal scores come in the order of
+the corpus, which is that in which passages came; one that was replaced counts as new. Where Milvus searches exactly
+(Milvus Lite unless told otherwise; `flat`) that holds at the end of the list too, up to 16,384 hits; where it searches
+approximately, it may miss some of those that are equal to the last.
+
+What is read is of one state, before a change or after it; see `milvus_state`.
 
 Shapes: Q queries, N passages, D dimensions.
 """
@@ -43,7 +46,7 @@ from cosup.index.milvus_client import (
     search_settings,
 )
 from cosup.index.milvus_expressions import FIELDS, filter_expression, passage_of, row_of
-from cosup.index.milvus_place import MilvusPlace, check_index_type
+from cosup.index.milvus_place import MilvusPlace, check_index_type, check_vector_dtype
 from cosup.index.milvus_search import MilvusSearch
 from cosup.index.milvus_state import MilvusState, StateTable
 from cosup.index.shards import VectorRows
@@ -64,14 +67,22 @@ class MilvusIndex:
     # -- making and opening it -------------------------------------------------------------------------------------
 
     @classmethod
-    def check_target(cls, place: str | Path) -> None:
+    def check_target(cls, place: str | Path, index_type: str = "auto", vector_dtype: str = "float32") -> None:
         """Make sure that an index can be built somewhere, as far as that can be said before.
 
+        Args:
+            place: see `milvus_place`.
+            index_type: that it is to have.
+            vector_dtype: that its vectors are to have.
+
         Raises:
-            UsageError: the extra is not installed, the place is written wrongly, or something else has this name.
+            UsageError: the extra is not installed, the place is written wrongly, something else has this name, or
+                Milvus has no such index or vectors here.
             CosupError: no server answers.
         """
         target = MilvusPlace.parse(place)
+        check_index_type(index_type)
+        check_vector_dtype(vector_dtype)
         if target.lite and not Path(target.uri).exists():
             check_extra(target)
         else:
@@ -114,7 +125,10 @@ class MilvusIndex:
 
     @classmethod
     def load(cls, place: str | Path, expected_fingerprint: str | None) -> MilvusIndex:
-        """Open an index; a change that was killed half way is carried out first.
+        """Open an index.
+
+        On a server nothing is written. A file belongs to this process alone, and so a change of it that was killed half
+        way is carried out.
 
         Args:
             place: see `milvus_place`.
@@ -137,7 +151,10 @@ class MilvusIndex:
         check_embedder(state.embedder_fingerprint, expected_fingerprint, target.shown)
         main = Table(connection, collection)
         main.load()
-        return cls(connection, collection, table.finish(main, state))
+        if target.lite:
+            with table.writing(main) as state:
+                return cls(connection, collection, state)
+        return cls(connection, collection, state)
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
@@ -149,7 +166,7 @@ class MilvusIndex:
     @property
     def identity(self) -> str:
         """Names what is searched: another after every change, by whomever."""
-        return self._state_table.read().version
+        return self._state_table.whole(lambda state: state.version)
 
     @property
     def dimension(self) -> int:
@@ -157,12 +174,19 @@ class MilvusIndex:
         return self.state.dimension
 
     def __len__(self) -> int:
-        return self._main.count()
+        return self._state_table.whole(lambda _: self._main.count())
 
     def __iter__(self) -> Iterator[Passage]:
-        """Yield the passages in the order of the corpus, some of them in memory."""
-        for start in range(0, self._state_table.read().next_number, ROWS_AT_ONCE):
+        """Yield the passages in the order of the corpus, some of them in memory.
+
+        Raises:
+            CosupError: the index is changed meanwhile.
+        """
+        begun = self._state_table.whole(lambda state: state)
+        for start in range(0, begun.next_number, ROWS_AT_ONCE):
             rows = self._main.where(f"number >= {start} and number < {start + ROWS_AT_ONCE}", FIELDS)
+            if self._state_table.read().version != begun.version:
+                raise CosupError(f"{self._main.connection.place.shown}: changed while it was read; read it again")
             yield from map(passage_of, sorted(rows, key=lambda row: int(row["number"])))
 
     def passage(self, passage_id: str) -> Passage:
@@ -171,6 +195,10 @@ class MilvusIndex:
         if not rows:
             raise self._missing(passage_id)
         return passage_of(rows[0])
+
+    def some(self, count: int) -> list[Passage]:
+        """Return that many passages, any of them in any order; all where there are fewer."""
+        return [passage_of(row) for row in self._main.where("number >= 0", FIELDS, count)]
 
     # -- searching it ----------------------------------------------------------------------------------------------
 
@@ -187,6 +215,9 @@ class MilvusIndex:
         limits: Candidates = [None] * len(queries) if candidates is None else candidates
         if len(limits) != len(queries):
             raise UsageError(f"{len(limits)} candidate lists for {len(queries)} queries; expected one a query")
+        return self._state_table.whole(lambda _: self._found(queries, k, limits, condition))
+
+    def _found(self, queries: Vectors, k: int, limits: Candidates, condition: str) -> list[list[Hit]]:
         groups: dict[tuple[str, ...] | None, list[int]] = {}
         for number, ids in enumerate(limits):
             groups.setdefault(None if ids is None else tuple(sorted(set(ids))), []).append(number)
@@ -210,7 +241,7 @@ class MilvusIndex:
             raise UsageError(f"queries have the shape {queries.shape}; expected [Q, {self.dimension}]")
         if k < 1:
             raise UsageError(f"k is {k}; expected at least 1")
-        if k > MOST_HITS and len(self) > MOST_HITS:
+        if k > MOST_HITS and self._main.count() > MOST_HITS:
             raise UsageError(f"k is {k:,}; Milvus returns at most {MOST_HITS:,} hits")
         wrong = np.flatnonzero(~np.isfinite(queries).all(axis=1))
         if wrong.size:
@@ -218,17 +249,20 @@ class MilvusIndex:
         return np.ascontiguousarray(queries, dtype=np.float32)
 
     def _missing(self, passage_id: str) -> InputError:
-        return InputError(f"no passage {passage_id!r} among the {len(self):,} of the index")
+        return InputError(f"no passage {passage_id!r} among the {self._main.count():,} of the index")
 
     # -- changing it -----------------------------------------------------------------------------------------------
 
     def add(self, passages: Sequence[Passage], vectors: Vectors) -> None:
         """Add passages: see `LiveIndex.add`."""
         self._check_new(passages, vectors)
-        known = self._main.get([p.id for p in passages], ["id"])
-        if known:
-            raise InputError(f"the index has a passage {known[0]['id']!r} already; replace it, or choose another id")
-        self._write(passages, vectors)
+        with self._state_table.writing(self._main) as state:
+            known = self._main.get([p.id for p in passages], ["id"])
+            if known:
+                raise InputError(
+                    f"the index has a passage {known[0]['id']!r} already; replace it, or choose another id"
+                )
+            self._write(state, passages, vectors)
 
     def replace(self, passages: Sequence[Passage], vectors: Vectors) -> None:
         """Put passages in the place of those with the same ids: see `LiveIndex.replace`.
@@ -236,23 +270,26 @@ class MilvusIndex:
         In the order of the corpus they come last: what was replaced counts as new.
         """
         self._check_new(passages, vectors)
-        self._write(passages, vectors)
+        with self._state_table.writing(self._main) as state:
+            self._write(state, passages, vectors)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Take passages out: see `LiveIndex.delete`."""
         wanted = list(dict.fromkeys(ids))
-        known = {row["id"] for row in self._main.get(wanted, ["id"])}
-        for passage_id in wanted:
-            if passage_id not in known:
-                raise self._missing(passage_id)
-        if wanted:
-            state = replace(self._state_table.read(), version=secrets.token_hex(16))
-            self.state = self._state_table.change(self._main, state, [], wanted)
+        with self._state_table.writing(self._main) as state:
+            known = {row["id"] for row in self._main.get(wanted, ["id"])}
+            for passage_id in wanted:
+                if passage_id not in known:
+                    raise self._missing(passage_id)
+            if wanted:
+                state = replace(state, version=secrets.token_hex(16))
+                self.state = self._state_table.change(self._main, state, [], wanted)
 
     def compact(self) -> None:
-        """Let Milvus free what deleted passages take."""
-        self._main.compact()
-        self._state_table.table.compact()
+        """Let Milvus free what deleted passages take; a change that was interrupted is carried out first."""
+        with self._state_table.writing(self._main):
+            self._main.compact()
+            self._state_table.table.compact()
 
     def _check_new(self, passages: Sequence[Passage], vectors: Vectors) -> None:
         if passages:
@@ -260,11 +297,10 @@ class MilvusIndex:
         check_shape(vectors, len(passages), self.state.similarity, self.dimension)
         check_values(vectors, self.state.similarity)
 
-    def _write(self, passages: Sequence[Passage], vectors: Vectors) -> None:
+    def _write(self, state: MilvusState, passages: Sequence[Passage], vectors: Vectors) -> None:
         """Write passages at the end of the corpus, over those with the same ids."""
         if not passages:
             return
-        state = self._state_table.read()
         rows = [
             row_of(passage, state.next_number + i, np.asarray(vectors[i], dtype=np.float32))
             for i, passage in enumerate(passages)

@@ -120,6 +120,14 @@ def check_index_type(index_type: str) -> None:
         raise UsageError(f"index type is '{index_type}'{hint}; in Milvus expected one of {', '.join(INDEX_TYPES)}")
 
 
+def check_vector_dtype(dtype: str) -> None:
+    """Raise `UsageError` where vectors of this type would not be kept so: they would be less precise for nothing."""
+    if dtype != "float32":
+        raise UsageError(
+            f"vector dtype is '{dtype}'; in Milvus vectors are kept as float32, which is what to leave it at"
+        )
+
+
 def _options(query: str, shown: str) -> dict[str, str]:
     options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
     for name in options:

@@ -2,32 +2,44 @@
 
 Beside the collection of an index, `X`, stands `X_state`. Its row `state` holds the record below. Milvus takes one
 message whole or not at all, and what fits into one is written at once. A larger change is first laid down in `X_state`,
-then named in the record (that is the moment it happens), then carried out, and then cleared away. Whoever opens the
-index carries out what is named there once more: to write a row twice is to write it once.
+then named in the record (that is the moment it happens), then carried out, and then cleared away.
 
-One writer at a time: two that change the same index at once may undo one another's work.
+Writers carry out what is still named in the record before they change anything: to write a row twice is to write it
+once. Readers write nothing. Whoever reads while a change is carried out waits for its end, and whoever meets one
+meanwhile reads again (`StateTable.whole`). After a writer that was killed half way that takes another writer.
+
+One writer at a time. Those of one process wait for each other; nothing keeps those of several processes apart, and they
+may undo one another's work.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from cosup.errors import InputError
+from cosup.errors import CosupError, InputError
 from cosup.index.milvus_client import IDS_AT_ONCE, MOST_BYTES, MOST_ROWS, MilvusConnection, SearchSettings, Table
 from cosup.index.milvus_expressions import FIELDS, Row, in_batches
 from cosup.version import __version__
 
 FORMAT = 1
 RECORD = "state"
+SECONDS_TO_WAIT = 10.0  # of a reader, for the end of a change
 _SUFFIX = "_state"
 _EXACT = SearchSettings("FLAT", {})
 _DELETED = -1  # in place of a number
+_PAUSE = 0.1  # seconds between two looks whether a change is done
+_ONE_WRITER = threading.RLock()  # in this process
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,8 +137,41 @@ class StateTable:
         """Put a record in the place of the old one, at once."""
         self.table.upsert([_plain_row(RECORD, state.dimension) | {"text": json.dumps(asdict(state))}])
 
+    def whole(self, read: Callable[[MilvusState], T]) -> T:
+        """Read something of one state of the index, before or after a change, whatever a writer does meanwhile.
+
+        Args:
+            read: gets the record; called again where a change came in between.
+
+        Raises:
+            CosupError: a change is still not done after `SECONDS_TO_WAIT`.
+        """
+        until = time.monotonic() + SECONDS_TO_WAIT
+        while True:
+            state = self.read()
+            if state.change is None:
+                found = read(state)
+                if self.read().version == state.version:
+                    return found
+            if time.monotonic() > until:
+                raise CosupError(
+                    f"{self.table.connection.place.shown}: a change of it is under way; try again later. If none is, "
+                    "one was interrupted: 'cosup index --output INDEX --compact' carries it out"
+                )
+            time.sleep(_PAUSE)
+
+    @contextlib.contextmanager
+    def writing(self, main: Table) -> Iterator[MilvusState]:
+        """Let no other writer of this process in, carry out what was interrupted, and give the record.
+
+        Args:
+            main: the index's collection.
+        """
+        with _ONE_WRITER:
+            yield self._finish(main, self.read())
+
     def change(self, main: Table, state: MilvusState, rows: Sequence[Row], deleted: Sequence[str]) -> MilvusState:
-        """Write rows and take others out, all of it or nothing, and return the new state.
+        """Write rows and take others out, all of it or nothing, and return the new state; only while `writing`.
 
         Args:
             main: the index's collection.
@@ -144,9 +189,9 @@ class StateTable:
         gone = [_plain_row(i, state.dimension) | {"number": _DELETED} for i in deleted]
         self.table.insert([_noted(row, change, place) for place, row in enumerate([*rows, *gone])])
         self.write(replace(state, change=change))
-        return self.finish(main, replace(state, change=change))
+        return self._finish(main, replace(state, change=change))
 
-    def finish(self, main: Table, state: MilvusState) -> MilvusState:
+    def _finish(self, main: Table, state: MilvusState) -> MilvusState:
         """Carry out what the record names, if anything, and return the state without it."""
         if state.change is None:
             return state
@@ -155,15 +200,21 @@ class StateTable:
             ids = [f"{state.change.token}:{place}" for place in places]
             noted = [_as_it_was(row) for row in self.table.get(ids, [*FIELDS, "vector"])]
             if len(noted) < len(ids):
-                raise InputError(
-                    "damaged: a change of it is not whole; run 'cosup index' again", main.connection.place.shown
-                )
+                raise self._not_whole(state.change)
             gone = [row["id"] for row in noted if row["number"] == _DELETED]
             _carry_out(main, [row for row in noted if row["number"] != _DELETED], gone)
         done = replace(state, change=None)
         self.write(done)
         self._clear()
         return done
+
+    def _not_whole(self, change: Change) -> CosupError:
+        shown = self.table.connection.place.shown
+        if self.read().change != change:
+            return CosupError(
+                f"{shown}: another process changes it too; let one do so at a time, and look what is there"
+            )
+        return InputError("damaged: a change of it is not whole; run 'cosup index' again", shown)
 
     def _clear(self) -> None:
         """Take away rows of changes that are carried out, or that never happened."""

@@ -13,6 +13,7 @@ Shapes: Q queries, N passages of the segment, D dimensions.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -26,6 +27,7 @@ from cosup.data.store import PassageStore
 from cosup.index.base import Vectors, damaged
 from cosup.index.filters import Filter
 from cosup.index.manifest import FileRecord, IndexManifest, SegmentRecord, sync_files, sync_folder
+from cosup.index.metadata import CODES as METADATA
 from cosup.index.metadata import Metadata, MetadataWriter
 from cosup.index.structures import FILE as STRUCTURE
 from cosup.index.structures import Allowed, Structure, build_structure
@@ -77,14 +79,18 @@ class Segment:
         self.deleted = self._read_deleted()
         if len(self.store) != record.count or len(self.vectors) != record.count:
             raise damaged(self.folder / VECTORS)
-        self._metadata = Metadata(self.folder, record.count)
+        self._metadata = Metadata(self.folder, record.count) if METADATA in record.files else None
         self._structure = self._read_structure()
         self._known: dict[Filter | None, Allowed | None] = {}
 
     def _read_deleted(self) -> Rows:
         if self.record.deleted_file is None:
             return np.empty(0, dtype=np.int64)
-        return np.fromfile(self.folder / self.record.deleted_file, dtype="<i8").astype(np.int64, copy=False)
+        path = self.folder / self.record.deleted_file
+        data = path.read_bytes()  # compared whatever the size of the index: a wrong row would show much later, or never
+        if hashlib.sha256(data).hexdigest() != self.record.files[path.name].sha256:
+            raise damaged(path)
+        return np.frombuffer(data, dtype="<i8").astype(np.int64, copy=False)
 
     def _read_structure(self) -> Structure | None:
         if self.record.structure is None:
@@ -149,7 +155,9 @@ class Segment:
     def _find_allowed(self, where: Filter | None) -> Allowed | None:
         if where is None and not len(self.deleted):
             return None
-        mask = np.ones(self.record.count, dtype=np.bool_) if where is None else self._metadata.mask(where)
+        mask = np.full(self.record.count, where is None or where.holds({}))
+        if where is not None and self._metadata is not None:
+            mask = self._metadata.mask(where)
         mask[self.deleted] = False
         return Allowed(mask)
 

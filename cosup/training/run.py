@@ -16,7 +16,8 @@ from cosup.data.reading import check_references, line_of, read_all, read_example
 from cosup.data.store import PassageStore
 from cosup.data.stream import StreamedExamples, StreamOrder, told_plainly
 from cosup.data.templates import question_to_example
-from cosup.errors import CosupError, InputError, UsageError
+from cosup.devices import has_fast_bfloat16
+from cosup.errors import NOTICE, CosupError, InputError, UsageError
 from cosup.modeling import CoSupervisedModel, PairSettings
 from cosup.processes import barrier, gather_objects, rank, world_size
 from cosup.records import Example, Passage, Question
@@ -68,6 +69,8 @@ def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None) -
             logger.warning("%s is finished already; delete the folder to train again", folder)
         return folder / "model"
     check_folder(folder, recipe)
+    if config.bf16 and config.should_save and not has_fast_bfloat16(config.device):
+        logger.warning("bf16 is on, but this machine has no instructions for it: training is faster without")
     attention = config.chosen_attention
     data = load_data(recipe.data, config)
     set_seed(config.seed)  # new rows and adapters are drawn at random
@@ -116,7 +119,7 @@ def _train(trainer: CoSupervisionTrainer, checkpoint: Path | None) -> dict[str, 
     if checkpoint is None:
         return dict(trainer.train().metrics)
     if trainer.args.should_save:
-        logger.warning("going on from %s", checkpoint)
+        logger.log(NOTICE, "going on from %s", checkpoint)
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     if state.global_step < state.max_steps:
         return dict(trainer.train(resume_from_checkpoint=str(checkpoint)).metrics)

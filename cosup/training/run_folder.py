@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,11 +38,27 @@ LAYOUT_FAMILIES = ("fsdp", "activation_checkpointing", "gradient_checkpointing",
 
 def same_recipe(folder: Path, recipe: Recipe) -> bool:
     """Whether a run folder is a recipe's own, whatever the layout of devices, packs, logs and checkpoints."""
+    return differences(folder, recipe) == []
+
+
+def differences(folder: Path, recipe: Recipe) -> list[str] | None:
+    """Return what a run folder's recipe says otherwise than another, as `data.max_length`; None where it has none."""
     try:
         found = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(found, dict) and _computed(found) == _computed(yaml.safe_load(_dump(recipe)))
+        return None
+    if not isinstance(found, dict):
+        return None
+    return sorted(_differing(_computed(found), _computed(yaml.safe_load(_dump(recipe)))))
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+    for name in one.keys() | other.keys():
+        a, b = one.get(name), other.get(name)
+        if isinstance(a or b, Mapping) and isinstance(b or a, Mapping):  # a part may be missing on one side
+            yield from (f"{name}.{inner}" for inner in _differing(a or {}, b or {}))
+        elif a != b or (name in one) != (name in other):
+            yield str(name)
 
 
 def _computed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,8 +83,10 @@ def check_folder(folder: Path, recipe: Recipe) -> None:
     """
     check_model_target(folder / "model")
     began = any(folder.glob("checkpoint-*")) or (folder / "model" / "cosup.json").is_file()
-    if began and not same_recipe(folder, recipe):
-        found = f"a run of another recipe (see {folder / 'recipe.yaml'})"
+    other = differences(folder, recipe) if began else []
+    if other != []:
+        keys = ", ".join(other or [])
+        found = f"a run of another recipe (see {folder / 'recipe.yaml'}{f'; it differs in {keys}' if keys else ''})"
         found = found if (folder / "recipe.yaml").is_file() else "a model that no recipe here has made"
         raise UsageError(f"{folder} holds {found}; choose another --output_dir")
 

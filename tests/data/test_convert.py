@@ -86,6 +86,7 @@ def test_squad_counts_what_it_skips(tmp_path: Path) -> None:
         (_squad(context=" "), "data[0].paragraphs[0].context: found no text"),
         (_squad(_qa("a", ("x", 1)), _qa("b", ("x", None))), "qas[1].answers[0].answer_start: found NoneType None"),  # type: ignore[arg-type]
         (_squad(_qa("a", ("Elm", 1)), _qa("a", ("Elm", 1))), "data[0].paragraphs[0].qas[1]: id 'a' again"),
+        (_squad(_qa(" ", ("Elm", 1))), "qas[0]: the id is empty; expected one that no other question has"),
         (_squad(_qa("a", is_impossible=True)), "nothing there for questions.jsonl (skipped 1 questions that"),
     ],
 )
@@ -229,6 +230,7 @@ def test_beir_counts_judgements_of_what_is_not_there(tmp_path: Path) -> None:
         ),
         ("q1\t0\td1\t1\n", "test.tsv:1: found 4 columns"),
         ("q1\td1\thigh\n", "test.tsv:1: found the score 'high'; expected a number"),
+        ("q1\td1\tnan\n", "test.tsv:1: found the score 'nan'; expected a number"),
         ("q9\td1\t1\n", "nothing there for questions.test.jsonl (skipped"),
     ],
 )
@@ -303,6 +305,51 @@ def test_wrong_tevatron_names_the_line(record: dict[str, Any], message: str, tmp
         convert("tevatron", tmp_path / "in.jsonl", tmp_path / "out")
     assert str(caught.value).startswith(f"{tmp_path}/in.jsonl:2: ")
     assert message in str(caught.value)
+
+
+def test_beir_comes_back_as_it_was(tmp_path: Path) -> None:
+    """BEIR, ours, BEIR, ours: the same passages, questions and order of evidence, for every split."""
+    _beir(tmp_path / "in")
+    (tmp_path / "in" / "qrels" / "train.tsv").write_text("q2\td1\t1\nq2\td2\t1\n")
+    convert("beir", tmp_path / "in", tmp_path / "one")
+    done = convert("beir-output", tmp_path / "one", tmp_path / "back")
+    assert (tmp_path / "back/qrels/test.tsv").read_text() == "query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t1\n"
+    assert {path.name: count for path, count in done.written.items()} == {
+        "corpus.jsonl": 2,
+        "queries.jsonl": 2,
+        "test.tsv": 2,
+        "train.tsv": 2,
+    }
+    convert("beir", tmp_path / "back", tmp_path / "two")
+    for name in ("passages.jsonl", "questions.test.jsonl", "questions.train.jsonl"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        (Question("a", "other?"), "question 'a' has another text in another file; expected one"),
+        (Question("b\tc", "?", evidence=(Evidence("p"),)), r"id 'b\\tc' has white space that a table cannot hold"),
+        (Question("b", "?"), r"nothing there for qrels/test.tsv"),
+    ],
+)
+def test_what_beir_cannot_hold_is_refused(question: Question, message: str, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "passages.jsonl", [Passage("p", "T", "x")])
+    write_jsonl(tmp_path / "questions.dev.jsonl", [Question("a", "?", evidence=(Evidence("p"),))])
+    write_jsonl(tmp_path / "questions.test.jsonl", [question])
+    with pytest.raises(InputError, match=message):
+        convert("beir-output", tmp_path, tmp_path / "out")
+
+
+def test_tevatron_comes_back_as_it_was(tmp_path: Path) -> None:
+    records = [_tevatron("1", ["a", "b"], ["c"], answers=["Second of doc-a"]), _tevatron("2", ["c"], [])]
+    write_jsonl(tmp_path / "in.jsonl", records)
+    convert("tevatron", tmp_path / "in.jsonl", tmp_path / "out")
+    convert("tevatron-output", tmp_path / "out", tmp_path / "back.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "back.jsonl").read_text().splitlines()] == records
+    write_jsonl(tmp_path / "out/questions.jsonl", [Question("1", "?")])
+    with pytest.raises(InputError, match=r"nothing there for tevatron.jsonl \(skipped 1 queries without a positive"):
+        convert("tevatron-output", tmp_path / "out", tmp_path / "back.jsonl")
 
 
 def test_parquet_files_become_passages(tmp_path: Path) -> None:
@@ -380,6 +427,13 @@ def test_a_missing_source_is_refused_by_every_format(name: str, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_corpus_streams_and_its_ids_stay_distinct(tmp_path: Path) -> None:
+    folder = _beir(tmp_path / "in")
+    write_jsonl(folder / "corpus.jsonl", [{"_id": "d1", "title": "", "text": "x"}] * 2)
+    with pytest.raises(InputError, match=r"corpus.jsonl:2: id 'd1' again; expected distinct ids"):
+        convert("beir", folder, tmp_path / "out")
+
+
 def test_old_output_stays_until_all_of_the_new_is_there(tmp_path: Path) -> None:
     good = _json(tmp_path / "good.json", _squad(_qa("a", ("Elm", 1))))
     bad = _json(tmp_path / "bad.json", _squad(_qa("a", ("Elm", 1)), _qa("a", ("Elm", 1))))
@@ -399,3 +453,14 @@ def test_an_output_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         convert("squad", source, tmp_path / "out.jsonl")
     with pytest.raises(UsageError, match=r"cannot write into .*in.json: it is a file; expected a folder"):
         convert("squad", source, source)
+    for name in ("run.csv", "out.parquet"):
+        with pytest.raises(UsageError, match=f"{name} is named like a file of another kind; expected a folder, or"):
+            convert("squad", source, tmp_path / name)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_files_that_were_there_before_are_named(tmp_path: Path) -> None:
+    source = _json(tmp_path / "in.json", _squad(_qa("a", ("Elm", 1))))
+    assert convert("squad", source, tmp_path / "out").replaced == []
+    again = convert("squad", source, tmp_path / "out")
+    assert sorted(again.replaced) == sorted(tmp_path / "out" / name for name in ("passages.jsonl", "questions.jsonl"))

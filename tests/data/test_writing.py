@@ -59,6 +59,11 @@ def test_several_files_change_together_or_not_at_all(tmp_path: Path) -> None:
     assert {path: path.read_text() for path in tmp_path.iterdir()} == before
 
 
+def test_a_text_is_a_line_of_its_own(tmp_path: Path) -> None:
+    assert write_jsonl_files({tmp_path / "x.txt": iter(["a b", "é", GOOD])}) == {tmp_path / "x.txt": 3}
+    assert (tmp_path / "x.txt").read_text(encoding="utf-8") == 'a b\né\n{"id": "1", "text": "é"}\n'
+
+
 def test_a_link_is_written_through(tmp_path: Path) -> None:
     (tmp_path / "real.jsonl").write_text("old")
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")

@@ -55,12 +55,16 @@ def hops(question: Question) -> str:
 def test_known_batch_known_value() -> None:
     """Four predictions, every average worked out by hand; Why Rome? has neither answers nor a gold sentence."""
     report = evaluate(ANSWERS, QUESTIONS, PASSAGES, {"seed": 1})
-    thirds = {
+    correctness = {
         "exact_match": 2,
         "f1": 1 + 2 / 3 + 1,  # "in Oslo": 1 token in common of 2 and 1
         "contains_answer": 3,
         "contains_answer_raw": 3,
         "answers_found": 1 / 2 + 1 + 1,  # of "Ada Moor" and "Moor" the text has only the second
+    }
+    # Retrieval missed for one-2 alone, which has 0 in exact_match; the first R pages of the other two are gold.
+    missed = {"exact_match": 0, "f1": 2 / 3, "contains_answer": 1, "contains_answer_raw": 1, "answers_found": 1}
+    thirds = correctness | {
         "answer_passage_precision": 1 + 0 + 1 / 2,  # of The Sea and Ada Moor, only the second holds "Oslo"
         "answer_passage_hit": 2,
         "citation_precision": 1 + 0 + 1,
@@ -71,15 +75,26 @@ def test_known_batch_known_value() -> None:
         "retrieved_first": 4,
         "recall@1": 3,
         "mrr": 1 + 1 / 2 + 1 + 1,
+        "passage_hit": 3,
         "passage_precision": 3,
         "passage_recall": 3,
         "passage_f1": 3,
         "passage_set_match": 3,
+        "r_precision": 3,
+        "page_r_precision": 3,
+        "page_recall@5": 3,
     }
+    for name, lost in missed.items():
+        thirds |= {f"kilt_{name}": correctness[name] - lost, f"{name}_if_retrieved": correctness[name] - lost}
+    # Why Rome? has a long answer, which shares no word and no subsequence with "Claim. Who knows".
+    ones = {"text_f1": 0, "rouge_l": 0}
+    ones |= {name.format(base): 0 for base in tuple(ones) for name in ("kilt_{}", "{}_if_retrieved")}
     expected = {name: 100 * total / 3 for name, total in thirds.items()}
-    expected |= {name: 100 * total / 4 for name, total in quarters.items()}
+    expected |= {name: 100 * total / 4 for name, total in quarters.items()} | ones
     assert report.metrics == pytest.approx(expected)
-    assert report.apart == dict.fromkeys(thirds, 1)
+    assert report.apart == dict.fromkeys(thirds, 1) | dict.fromkeys(ones, 3)
+    assert report.intervals.keys() == report.metrics.keys()
+    assert all(low <= report.metrics[name] <= high for name, (low, high) in report.intervals.items())
     assert (report.count, report.settings, report.per_task) == (4, {"seed": 1}, {})
     assert (report.missing, report.extra, report.duplicate) == ((), (), ())
 
@@ -94,9 +109,21 @@ def test_tasks_have_their_own_averages_beside_the_global_ones() -> None:
     assert report.per_task["two_hop"].apart["exact_match"] == 1
     assert report.per_task["two_hop"].count == 2
     assert "exact_match" not in report.per_task["single_hop"].apart
+    assert report.intervals.keys() == report.metrics.keys()
     assert report.metrics == evaluate(ANSWERS, QUESTIONS, PASSAGES).metrics | {
         f"{task}.{name}": value for task, part in report.per_task.items() for name, value in part.metrics.items()
     }
+
+
+def test_a_task_has_the_intervals_that_it_has_alone() -> None:
+    report = evaluate(ANSWERS, QUESTIONS, PASSAGES, task_of=hops)
+    alone = evaluate(ANSWERS[:2], QUESTIONS[:2], PASSAGES)
+    task = "single_hop."
+    own = {name.removeprefix(task): ends for name, ends in report.intervals.items() if name.startswith(task)}
+    assert own == alone.intervals
+    assert own["exact_match"] == (0.0, 100.0)
+    assert report.intervals["two_hop.exact_match"] == (100.0, 100.0)
+    assert report.to_dict()["intervals"]["two_hop.exact_match"] == [100.0, 100.0]
 
 
 def test_a_measure_that_can_judge_no_question_is_absent_not_zero() -> None:
@@ -123,6 +150,35 @@ def test_extra_and_duplicate_predictions_are_listed_and_the_first_one_scored() -
     assert report.duplicate == ("one-1", "x")
     assert report.extra == ("x",)
     assert report.metrics == evaluate(ANSWERS, QUESTIONS, PASSAGES).metrics
+
+
+def test_blank_texts_are_listed_and_scored_as_they_are() -> None:
+    """A blank text is no missing prediction: what it retrieved counts, and it is told."""
+    blank = replace(ANSWERS[0], text=" \n", answer="", citations=())
+    report = evaluate([blank, *ANSWERS[1:], Answer("x", "", "", "")], QUESTIONS, PASSAGES)
+    assert (report.empty, report.missing, report.extra) == (("one-1",), (), ("x",))
+    assert report.results[0].scores["passage_hit"] == 1
+    assert report.results[0].scores["contains_answer"] == 0
+    assert report.to_dict()["empty"] == {"count": 1, "ids": ["one-1"]}
+    assert notes(report)[0] == "1 answered with an empty text, scored as it is: 'one-1'"
+
+
+def test_what_the_other_predictions_lack_is_told_too() -> None:
+    blank = replace(ANSWERS[1], text="")
+    others = [ANSWERS[0], ANSWERS[0], blank, ANSWERS[2], answered("x", "?", "unknown")]
+    report = evaluate(ANSWERS, QUESTIONS, PASSAGES, against=others)
+    one = {name: {"count": 1, "ids": [i]} for name, i in (("missing", "two-2"), ("extra", "x"))}
+    one |= {name: {"count": 1, "ids": [i]} for name, i in (("duplicate", "one-1"), ("empty", "one-2"))}
+    assert report.to_dict()["against"] == one
+    assert (report.missing, report.extra, report.duplicate, report.empty) == ((), (), (), ())
+    assert notes(report) == [
+        "of the other predictions, 1 without a prediction, scored 0: 'two-2'",
+        "of the other predictions, 1 answered with an empty text, scored as it is: 'one-2'",
+        "of the other predictions, 1 predicted but not asked, not scored: 'x'",
+        "of the other predictions, 1 predicted more than once, the first one scored: 'one-1'",
+    ]
+    assert notes(report)[0] in markdown(report)
+    assert "against" not in evaluate(ANSWERS, QUESTIONS, PASSAGES).to_dict()
 
 
 def test_recall_deeper_than_the_hits_kept_is_not_reported() -> None:
@@ -187,19 +243,54 @@ def test_report_files(tmp_path: Path) -> None:
 def test_markdown_table_rounds_and_names_what_was_left_out() -> None:
     text = markdown(evaluate(ANSWERS[:3], QUESTIONS, PASSAGES, task_of=lambda q: hops(q).replace("_", "|")))
     lines = text.splitlines()
-    assert lines[2] == r"| measure | all | single\|hop | two\|hop | counted apart |"
-    assert lines[3] == "| --- | ---: | ---: | ---: | ---: |"
-    assert "| exact_match | 66.7 | 50.0 | 100.0 | 1 |" in lines
-    assert "| recall@1 | 50.0 | 50.0 | 50.0 | 0 |" in lines
-    assert "| questions | 4 | 2 | 2 |  |" in lines
+    assert lines[2] == r"| measure | all | 95% interval | single\|hop | two\|hop | counted apart |"
+    assert lines[3] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    assert "| exact_match | 66.7 | 0.0 to 100.0 | 50.0 | 100.0 | 1 |" in lines
+    assert "| recall@1 | 50.0 | 0.0 to 100.0 | 50.0 | 50.0 | 0 |" in lines
+    assert "| questions | 4 |  | 2 | 2 |  |" in lines
+    recounted = "66.7 [0.0, 100.0]"  # where retrieval was right, and by KILT's rule
+    assert f"| exact_match | {recounted} | {recounted} | {recounted} |" in lines
     assert lines[-1] == "- 1 without a prediction, scored 0: 'two-2'"
 
 
 def test_table_shows_a_dash_where_nothing_could_be_judged() -> None:
     report = evaluate(ANSWERS, QUESTIONS, PASSAGES, task_of=lambda q: q.id)
     row = next(row for row in table_rows(report) if row[0] == "exact_match")
-    assert row == ["exact_match", "66.7", "100.0", "0.0", "100.0", "-", "1"]
+    assert row == ["exact_match", "66.7", "0.0 to 100.0", "100.0", "0.0", "100.0", "-", "1"]
     assert notes(report) == []
+
+
+def test_two_systems_are_compared_question_by_question(tmp_path: Path) -> None:
+    """The others answer one question more wrongly; what both lack (two-2 has no answer) is compared by no measure."""
+    worse = [replace(ANSWERS[0], answer="nobody"), *ANSWERS[1:3]]
+    report = evaluate(ANSWERS, QUESTIONS, PASSAGES, against=worse)
+    found = {own.name: own for own in report.comparison}
+    assert (found["exact_match"].ours, found["exact_match"].theirs) == pytest.approx((200 / 3, 100 / 3))
+    assert found["exact_match"].difference == pytest.approx(100 / 3)
+    assert found["exact_match"].count == 3
+    assert found["exact_match"].p_value == pytest.approx(1, abs=1e-3)  # one pair that differs tells nothing
+    assert found["recall@1"].theirs == 50  # two-2 was not answered
+    written = json.loads(write_report(report, tmp_path / "out").read_text())
+    assert {own["name"] for own in written["comparison"]} == found.keys()
+    assert "## Against the other predictions" in markdown(report)
+    with pytest.raises(InputError, match="none for the 4 questions"):
+        evaluate(ANSWERS, QUESTIONS, PASSAGES, against=[answered("other", "x")])
+
+
+def test_each_file_is_as_deep_as_its_own_hits() -> None:
+    """One file keeps five hits a search, the other two: only depths that both can tell are compared."""
+    deep = [ANSWERS[0], answered("one-2", "in Oslo", "rome,a,b,c,ada"), *ANSWERS[2:]]
+    alone = evaluate(ANSWERS, QUESTIONS, PASSAGES)
+    ours = evaluate(ANSWERS, QUESTIONS, PASSAGES, against=deep)
+    assert (ours.metrics, ours.intervals) == (alone.metrics, alone.intervals)
+    theirs = evaluate(deep, QUESTIONS, PASSAGES, against=ANSWERS)
+    assert theirs.metrics["recall@5"] == 100
+    for report in (ours, theirs):
+        compared = {own.name for own in report.comparison}
+        assert "recall@1" in compared
+        assert not {"recall@5", "gold_recall@5", "mrr"} & compared
+    same = evaluate(deep, QUESTIONS, PASSAGES, against=deep)
+    assert {"recall@5", "mrr"} <= {own.name for own in same.comparison}
 
 
 def test_settings_that_json_cannot_hold_leave_no_file(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +46,21 @@ def test_recall_and_reciprocal_rank_of_the_first_search(
     assert scores["mrr"] == pytest.approx(mrr)
 
 
+@pytest.mark.parametrize(
+    ("hits", "gold", "expected"),
+    [
+        ("abcdefghij", "a", 1),
+        ("xabcdefghi", "a", 1 / math.log2(3)),
+        ("axbcdefghi", "ab", (1 + 1 / math.log2(4)) / (1 + 1 / math.log2(3))),
+        ("aaxbcdefgh", "a", 1),  # a passage counts once
+        ("xyzuvwopqr", "a", 0),
+    ],
+)
+def test_discounted_gain_of_the_first_search(hits: str, gold: str, expected: float) -> None:
+    assert retrieval.rank_scores(searched(hits), asked(gold))["ndcg@10"] == pytest.approx(expected)
+    assert "ndcg@10" not in retrieval.rank_scores(searched(hits), asked(gold), (1, 5))
+
+
 def test_gold_recall_is_over_all_searches() -> None:
     """The first search finds `a` second, the second finds `b` sixth, nothing finds `c`."""
     scores = retrieval.rank_scores(searched("xa", "uvwxyb"), asked("abc"))
@@ -62,6 +80,7 @@ def test_names_match_the_scores() -> None:
     assert tuple(retrieval.passage_scores(answer, question)) == retrieval.PASSAGE_METRICS
     assert tuple(retrieval.search_scores(answer)) == retrieval.SEARCH_METRICS
     passages = {"a": Passage("a", "", "x")}
+    assert tuple(retrieval.page_scores(answer, question, passages)) == retrieval.PAGE_METRICS
     assert tuple(retrieval.answer_passage_scores(answer, question, passages)) == retrieval.ANSWER_PASSAGE_METRICS
 
 
@@ -117,12 +136,12 @@ def test_answer_in_passage(searches: list[str], answers: tuple[str, ...], precis
 @pytest.mark.parametrize(
     ("searches", "gold", "expected"),
     [
-        (["a", "b"], "ba", (1, 1, 1, 1)),
-        (["a", "x"], "ab", (1 / 2, 1 / 2, 1 / 2, 0)),
-        (["a", "x", "y"], "a", (1 / 3, 1, 1 / 2, 0)),
-        (["a", "a"], "ab", (1, 1 / 2, 2 / 3, 0)),
-        (["xa"], "a", (0, 0, 0, 0)),  # only the spliced passage counts
-        ([], "a", (0, 0, 0, 0)),
+        (["a", "b"], "ba", (1, 1, 1, 1, 1)),
+        (["a", "x"], "ab", (1, 1 / 2, 1 / 2, 1 / 2, 0)),
+        (["a", "x", "y"], "a", (1, 1 / 3, 1, 1 / 2, 0)),
+        (["a", "a"], "ab", (1, 1, 1 / 2, 2 / 3, 0)),
+        (["xa"], "a", (0, 0, 0, 0, 0)),  # only the spliced passage counts
+        ([], "a", (0, 0, 0, 0, 0)),
     ],
 )
 def test_passages_against_gold_ids(searches: list[str], gold: str, expected: tuple[float, ...]) -> None:
@@ -130,7 +149,66 @@ def test_passages_against_gold_ids(searches: list[str], gold: str, expected: tup
     assert tuple(scores.values()) == pytest.approx(expected)
 
 
+BOOK = {
+    "a": Passage("a", "Ada", "one", {"wikipedia_id": "7"}),
+    "b": Passage("b", "Bea", "two", {"wikipedia_id": "7"}),
+    "c": Passage("c", "Cid", "three"),
+    "d": Passage("d", "Cid", "four"),
+    "e": Passage("e", "", "five"),
+}
+
+
+@pytest.mark.parametrize(
+    ("searches", "gold", "expected"),
+    [
+        (["a", "c"], "ac", (1, 1, 1)),
+        (["c", "a"], "a", (0, 0, 1)),  # R is 1: only the first place counts
+        (["b"], "a", (0, 1, 1)),  # another passage of the gold page (by wikipedia_id)
+        (["d", "e"], "ce", (1 / 2, 1, 1)),  # the same page by title; without a title a passage is its own page
+        (["a", "b", "c"], "ace", (2 / 3, 2 / 3, 2 / 3)),  # pages: 7, Cid
+        ([], "a", (0, 0, 0)),
+    ],
+)
+def test_r_precision_of_passages_and_of_pages(searches: list[str], gold: str, expected: tuple[float, ...]) -> None:
+    scores = retrieval.page_scores(searched(*searches), asked(gold), BOOK)
+    assert tuple(scores.values()) == pytest.approx(expected)
+
+
+def test_of_several_evidence_sets_one_is_enough() -> None:
+    """KILT's rule: the best of the alternatives counts; precision is over all that is gold."""
+    question = replace(asked("ace"), evidence_sets=(("a",), ("c", "e")))
+    pages = retrieval.page_scores(searched("b"), question, BOOK)  # of the page of a
+    assert pages == {"r_precision": 0, "page_r_precision": 1, "page_recall@5": 1}
+    assert retrieval.page_scores(searched("c", "e"), question, BOOK)["r_precision"] == 1
+    assert retrieval.page_scores(searched("c", "a"), question, BOOK)["r_precision"] == 1 / 2
+    assert tuple(retrieval.passage_scores(searched("a"), question).values()) == (1, 1, 1, 1, 1)
+    assert tuple(retrieval.passage_scores(searched("a", "c"), question).values()) == (1, 1, 1, 1, 0)
+    assert tuple(retrieval.passage_scores(searched("c", "x"), question).values()) == (1, 1 / 2, 1 / 2, 1 / 2, 0)
+    assert retrieval.rank_scores(searched("xxe"), question)["gold_recall@5"] == 1 / 2
+
+
+def test_the_fifth_page_is_the_last_that_counts() -> None:
+    passages = {i: Passage(i, "", "x") for i in "abcdef"}
+    assert retrieval.page_scores(searched(*"bcdefa"), asked("a"), passages)["page_recall@5"] == 0
+    assert retrieval.page_scores(searched(*"bcdeaf"), asked("a"), passages)["page_recall@5"] == 1
+
+
+def test_when_retrieval_was_right() -> None:
+    """By gold passages where there are any, else by the answer's being there."""
+
+    def right(answer: Answer, question: Question) -> bool | None:
+        held = retrieval.answer_passage_scores(answer, question, PASSAGES)
+        return retrieval.retrieval_right(held | retrieval.passage_scores(answer, question))
+
+    assert right(searched("b", "a"), asked("a", "Rome")) is True
+    assert right(searched("b"), asked("a", "Rome")) is False
+    assert right(searched("b"), asked("", "Naples")) is True
+    assert right(searched("a"), asked("", "Naples")) is False
+    assert right(searched("a"), asked("")) is None
+
+
 def test_questions_that_cannot_be_judged_have_no_scores() -> None:
+    assert retrieval.page_scores(searched("a"), asked(""), PASSAGES) == {}
     assert retrieval.rank_scores(searched("a"), asked("")) == {}
     assert retrieval.passage_scores(searched("a"), asked("")) == {}
     assert retrieval.answer_passage_scores(searched("a"), asked("a"), PASSAGES) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
 from typing import Any
 
@@ -74,7 +75,14 @@ def change(data: st.DataObject, rows: RowCache, model: Model) -> None:
         del model.rows[row][start:]
 
 
-@pytest.mark.parametrize("kind", [SlotRows, PaddedRows])
+class FilledRows(SlotRows):
+    """As slots are fed in half precision on a CPU, and more: every row is filled up, by more."""
+
+    def _filling(self, tokens: int) -> int:
+        return 7 - tokens % 7
+
+
+@pytest.mark.parametrize("kind", [SlotRows, PaddedRows, FilledRows])
 @pytest.mark.parametrize("family", [*pairs.FAMILIES, SLIDING])
 @given(data=st.data())
 @settings(max_examples=12, phases=WITHOUT_SHRINKING)
@@ -103,6 +111,21 @@ def test_slots_are_taken_where_they_are_right(monkeypatch: pytest.MonkeyPatch) -
     assert cache_class(plain) is PaddedRows
     monkeypatch.setattr(cache, "_close", lambda *_: False)
     assert cache_class(generator("llama")) is PaddedRows
+
+
+@torch.no_grad()
+def test_half_precision_on_a_cpu_sees_rows_of_few_lengths() -> None:
+    """Kernels would be kept for each of them."""
+    half = copy.deepcopy(generator("llama")).to(torch.bfloat16)
+    lengths = set()
+    half.base_model.register_forward_pre_hook(
+        lambda _, __, own: lengths.add(own["input_ids"].shape[1]), with_kwargs=True
+    )
+    for size in range(1, 100):
+        rows = SlotRows(half, 1)
+        rows.enter()
+        assert rows.feed([[5] * size]).shape == (size, half.config.hidden_size)
+    assert lengths == {*range(1, 33), 48, 64, 80, 96, 112}
 
 
 def test_a_model_that_loses_the_layout_gets_padded_rows(monkeypatch: pytest.MonkeyPatch) -> None:

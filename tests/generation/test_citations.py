@@ -44,6 +44,18 @@ def test_marks_stand_after_the_claim_and_before_the_full_stop() -> None:
     assert [r.position for r in answer.retrievals] == [5, 23, 50]
 
 
+def test_text_goes_on_where_nothing_was_read() -> None:
+    """Not a space more or less than was written; the search stands where it was made."""
+    none, more = Part("", Retrieval(0, (Hit("a", 0.1),), 0)), [Part("90 ", continues=True), Part(".", continues=True)]
+    parts = [_claim("One.", "b"), Part(" Born in 19"), none, more[0], none, more[1]]
+    answer = compose(ASKED, parts, "eos")
+    assert answer.text == "One [1]. Born in 1990 ."
+    assert answer.answer == "Born in 1990 ."
+    assert answer.segments == (RetrievalSegment("b", "One."), TextSegment("Born in 1990 ."))
+    before = ["", "One [1]. Born in 19", "One [1]. Born in 1990"]
+    assert [answer.text[: r.position] for r in answer.retrievals] == before
+
+
 @pytest.mark.parametrize(
     ("parts", "text", "final"),
     [

@@ -46,20 +46,23 @@ def _reencode(known: Known, question: Question, settings: GenerationSettings) ->
     context += [control.ret] if settings.ret_first else []
     written: list[int] = []
     read: list[str] = []
-    claim_start = -1
+    retrievals, claim_start = 0, -1
     while len(written) < settings.max_new_tokens:
         with torch.no_grad():
             state = model.hidden_states(torch.tensor([context]), torch.ones(1, len(context), dtype=torch.long))[0, -1:]
             if context[-1] == control.ret:
-                hit = known.index.search(model.to_query(state).numpy(), 1, [question.candidates])[0][0]
-                read.append(hit.passage_id)
+                hits = known.index.search(model.to_query(state).numpy(), settings.top_k, [question.candidates])[0]
+                found = [h.passage_id for h in hits if not (settings.distinct_passages and h.passage_id in read)]
+                chosen = found[: settings.passages_per_retrieval]
+                read += chosen
+                retrievals += 1
                 claim_start = len(context) - 1
-                context += [*engine.encoder.passage(known.index.passage(hit.passage_id)), control.cs]
+                context += [t for i in chosen for t in engine.encoder.passage(known.index.passage(i))] + [control.cs]
                 continue
             logits = model.generator.get_output_embeddings()(state)[0].clone()  # type: ignore[operator]
         claiming = claim_start >= 0
         banned = [control.cs, *([] if claiming else [control.ce])]
-        banned += [control.ret] if (claiming and settings.ctx_truncate) or len(read) >= settings.max_retrievals else []
+        banned += [control.ret] if (claiming and settings.ctx_truncate) or retrievals >= settings.max_retrievals else []
         logits[banned] = -torch.inf
         token = int(logits.argmax())
         if token == control.eos:
@@ -87,8 +90,12 @@ def _tokens(known: Known, answer: Answer) -> list[str]:
         GenerationSettings(max_new_tokens=60, ret_first=True),
         GenerationSettings(max_new_tokens=60, ctx_truncate=True),
         GenerationSettings(max_new_tokens=60, max_retrievals=1),
+        GenerationSettings(max_new_tokens=60, passages_per_retrieval=2, max_retrievals=2),
+        GenerationSettings(
+            max_new_tokens=60, passages_per_retrieval=2, max_retrievals=2, distinct_passages=True, top_k=8
+        ),
     ],
-    ids=["plain", "ret_first", "ctx_truncate", "one_retrieval"],
+    ids=["plain", "ret_first", "ctx_truncate", "one_retrieval", "read_two", "distinct"],
 )
 def test_the_kept_cache_equals_full_reencoding(known: Known, settings: GenerationSettings) -> None:
     """Proof 5: token for token and passage for passage, in a batch of uneven rows."""
@@ -98,9 +105,40 @@ def test_the_kept_cache_equals_full_reencoding(known: Known, settings: Generatio
     for question, row in zip(UNEVEN, rows, strict=True):
         written, read = _reencode(known, question, settings)
         assert [i for i in written if i not in (control.ret, control.ce)] == [i for p in row.pieces for i in p.ids]
-        assert read == [p.hits[0].passage_id for p in row.pieces if p.hits]
-    if settings.max_retrievals > 1:
+        assert read == [hit.passage_id for p in row.pieces if p.hits for hit in p.hits[: p.read]]
+        assert row.finish_reason != "context"  # which `_reencode` knows nothing of
+    if settings.passages_per_retrieval > 1:  # which the pairs never saw in training: they may retrieve but once
+        assert all(p.read == 2 for row in rows for p in row.pieces if p.hits)
+    elif settings.max_retrievals > 1:
         assert any(row.retrievals >= 2 for row in rows)
+
+
+def test_what_a_beam_writes_is_what_the_model_writes_after_the_same_passages(known: Known) -> None:
+    """Rows that were copied and pruned: each token is the likeliest where its context is encoded anew."""
+    engine = Engine(known.model, known.index, GenerationSettings(max_new_tokens=60, beam_size=2, beam_passages=3))
+    control = known.model.control
+    scheduler = engine.scheduler(2)
+    for question in UNEVEN[:3]:
+        scheduler.add(engine.row(question))
+    done: list[Row] = []
+    while scheduler.busy:
+        done += scheduler.step()
+    assert len(done) == 3
+    for row in done:
+        begun = len(engine.encoder.prompt(row.question.question, row.question.instruction))
+        with torch.no_grad():
+            states = known.model.hidden_states(torch.tensor([row.context]), torch.ones(1, len(row.context)).long())[0]
+            logits = known.model.generator.get_output_embeddings()(states)  # type: ignore[operator]
+        reading, claiming = False, False
+        for place in range(begun, len(row.context)):
+            token = row.context[place]
+            forced = token == control.ce and row.context[place + 1 : place + 2] == [control.ret]
+            if not (reading or forced or token == control.cs):
+                logits[place - 1, [control.cs] if claiming else [control.cs, control.ce]] = -torch.inf
+                pair = row.context[place - 1 : place + 1] == [control.ce, control.ret]  # chosen at once, within a claim
+                assert pair or token == int(logits[place - 1].argmax())
+            reading = (reading or token == control.ret) and token != control.cs
+            claiming = (claiming or token == control.cs) and token not in (control.ce, control.ret)
 
 
 @pytest.mark.parametrize("sampled", [False, True])

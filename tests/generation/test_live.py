@@ -44,6 +44,12 @@ def test_the_joined_pieces_are_the_text(parts: list[tuple[str, str | None]], siz
     assert "".join(pieces) == live.answer.text
 
 
+def test_text_that_goes_on_after_an_abstention_is_joined_to_what_was_there() -> None:
+    live, hits = LiveText(QUESTION), (Hit("a", 0.1),)
+    events = [TextDelta("Born in 19", False), Retrieved(hits, 0), TextDelta("90.", False, continues=True)]
+    assert "".join(live.add(event) for event in events) == "Born in 1990."
+
+
 def test_text_comes_before_the_end() -> None:
     live = LiveText(QUESTION)
     pieces = [live.add(event) for event in events_of([("One claim.", "a"), ("The end.", None)], 3)]

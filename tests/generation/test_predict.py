@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from cosup.data.reading import read_answers
 from cosup.errors import InputError, UsageError
 from cosup.generation import predict
 from cosup.generation.predict import partial_path
+from cosup.generation.settings import GenerationSettings
+from cosup.index.filters import Filter
 from cosup.records import Answer, Question
 
 QUESTIONS = [Question(f"q{i}", f"what is {i}?") for i in range(5)]
@@ -58,6 +61,14 @@ def test_an_interrupted_run_goes_on_and_gives_what_an_uninterrupted_one_gives(tm
     assert engine.asked == ["q2", "q3", "q4"]
     assert (tmp_path / "p.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.jsonl", "whole.jsonl"]
+
+
+def test_a_run_with_a_filter_goes_on(tmp_path: Path) -> None:
+    """What is read back from the file is compared with what was given: lists there, tuples here."""
+    settings = asdict(GenerationSettings(where=Filter.parse({"year": [1, 2]})))
+    with pytest.raises(KeyboardInterrupt):
+        answer(Scripted(1), tmp_path / "p.jsonl", **settings)
+    assert len(answer(Scripted(), tmp_path / "p.jsonl", **settings)) == 5
 
 
 def test_a_line_cut_off_by_a_crash_is_answered_again(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
+from cosup.data.store import PassageStore
 from cosup.data.writing import write_jsonl
 from cosup.errors import InputError, UsageError
 from cosup.generation.engine import Engine
@@ -33,17 +34,16 @@ from cosup.generation.retrievers.bm25 import BM25Retriever, is_current
 from cosup.generation.retrievers.opening import RetrieverChoice, open_retriever
 from cosup.generation.retrievers.sentence_transformer import SentenceTransformerEmbedder, SentenceTransformerRetriever
 from cosup.generation.settings import GenerationSettings
+from cosup.index.base import PARTIAL
 from cosup.index.embed import EmbedOptions
 from cosup.index.faiss_index import FaissIndex
 from cosup.index.filters import Filter
 from cosup.modeling import CoSupervisedModel
 from cosup.records import Hit, Passage
 from tests import foreign, pairs
+from tests.commands import Cosup
 from tests.generation.conftest import Known
 from tests.pairs import TinyWorld
-from tests.test_cli import Cosup, cosup
-
-__all__ = ["cosup"]
 
 STATE = torch.zeros(4)
 CORPUS = tuple(
@@ -261,6 +261,42 @@ def test_a_build_that_fails_leaves_the_older_index(tmp_path: Path, monkeypatch: 
     assert [p.name for p in tmp_path.iterdir()] == ["index"]
     BM25Retriever.build(CORPUS[:3], folder, "new")
     assert len(BM25Retriever(folder)) == 3
+
+
+def test_texts_are_indexed_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their words are in memory, as bm25s needs them, but never all the texts."""
+    read, ahead, at, tokenize = 0, [], PassageStore.at, bm25s.tokenize
+
+    def counted(self: PassageStore, row: int) -> Passage:
+        nonlocal read
+        read += 1
+        return at(self, row)
+
+    def watched(texts: Iterable[str], **more: Any) -> Any:
+        def each() -> Iterator[str]:
+            for number, text in enumerate(texts):
+                ahead.append(read - number)
+                yield text
+
+        return tokenize(each(), **more)
+
+    monkeypatch.setattr(PassageStore, "at", counted)
+    monkeypatch.setattr(bm25s, "tokenize", watched)
+    BM25Retriever.build(CORPUS, tmp_path / "index")
+    assert ahead == [1] * len(CORPUS)
+
+
+def test_passages_of_an_index_are_embedded_from_the_disk(
+    known: Known, st_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, build = [], SentenceTransformerRetriever.build
+    monkeypatch.setattr(SentenceTransformerRetriever, "build", lambda *words: given.append(words[1]) or build(*words))
+    opened = open_retriever(RetrieverChoice(st_folder), known.model, known.index, str(tmp_path / "index"))
+    assert [type(passages) for passages in given] == [PassageStore]
+    assert isinstance(opened.retriever, SentenceTransformerRetriever)
+    assert list(opened.retriever.index) == list(known.index)
+    assert opened.built is not None
+    assert not (opened.built / PARTIAL).exists()
 
 
 def test_what_cannot_be_indexed_is_refused(tmp_path: Path) -> None:

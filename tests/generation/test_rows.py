@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from cosup.generation.rows import Row, Stage
+from cosup.generation.rows import CLAIM_ROOM, Row, Stage
 from cosup.generation.settings import GenerationSettings
 from cosup.records import Hit, Question
 from cosup.tokens import ControlTokenIds
@@ -86,4 +86,27 @@ def test_limits() -> None:
     row, trace = _row([RET, 50, CE, EOS], length=30)
     assert row.finish_reason == "context"
     assert trace[-1] == "read"
-    assert row.retrievals == 0
+    assert (row.pieces[-1].hits, row.pieces[-1].read) == (HITS, 0)
+
+
+def test_a_passage_without_room_is_neither_read_nor_cited() -> None:
+    row = Row(Question("q", "?"), [10], ControlTokenIds(RET, CS, CE, EOS), GenerationSettings(), 5 + CLAIM_ROOM)
+    row.take(10)
+    row.read((Hit("a", 0.5), Hit("b", 0.4), Hit("c", 0.3)), [[90, 91], [92, 93], [94]])
+    assert row.pending == [90, 91, 92, CS]
+    assert row.pieces[-1].read == 2
+    assert row.read_ids == {"a", "b"}
+
+
+def test_text_after_an_abstention_knows_what_it_goes_on_with() -> None:
+    """Twice in a row; after a claim nothing is gone on with."""
+    row, _ = _row([50, RET, 51, EOS])
+    assert row.pieces[-1].before == ()
+    row = Row(Question("q", "?"), [10], ControlTokenIds(RET, CS, CE, EOS), GenerationSettings(), 200)
+    tokens = iter([60, RET, 61, RET, 62, EOS])
+    while row.stage is not Stage.DONE:
+        if row.stage is Stage.RETRIEVING:
+            row.abstain(HITS)
+        row.take(10)
+        row.react(STATE, lambda *_: next(tokens))
+    assert [(p.ids, p.before) for p in row.pieces if p.hits is None] == [([60], ()), ([61], (60,)), ([62], (60, 61))]

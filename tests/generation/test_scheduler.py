@@ -17,12 +17,13 @@ from cosup.generation.beam import branches
 from cosup.generation.cache import PaddedRows
 from cosup.generation.engine import Engine
 from cosup.generation.events import ClaimClosed, Finished, PassageOpened, Retrieved, TextDelta
+from cosup.generation.live import LiveText
 from cosup.generation.retrieval import RetrievalRequest, StateRetriever
-from cosup.generation.rows import Row, Stage
+from cosup.generation.rows import Piece, Row, Stage
 from cosup.generation.settings import GenerationSettings
 from cosup.index.build import build_index
 from cosup.index.filters import Filter
-from cosup.records import Answer, Hit, Question
+from cosup.records import Answer, Hit, Question, TextSegment
 from tests import pairs
 from tests.generation.conftest import Known
 
@@ -51,9 +52,21 @@ class Counting(StateRetriever):
 
 
 @given(data=st.data())
-@settings(max_examples=8, phases=WITHOUT_SHRINKING)
+@settings(max_examples=2, phases=WITHOUT_SHRINKING)
 def test_whoever_comes_when_each_row_is_the_row_alone(known: Known, data: st.DataObject) -> None:
     """Proof 5 over random mixes: arrivals, places, chunk sizes and settings are drawn; some are cancelled."""
+    check_a_mix(known, data)
+
+
+@pytest.mark.slow
+@given(data=st.data())
+@settings(max_examples=8, phases=WITHOUT_SHRINKING)
+def test_in_many_mixes_each_row_is_the_row_alone(known: Known, data: st.DataObject) -> None:
+    """The same over more mixes."""
+    check_a_mix(known, data)
+
+
+def check_a_mix(known: Known, data: st.DataObject) -> None:
     engine = Engine(known.model, known.index, PLAIN)
     scheduler = engine.scheduler(data.draw(st.integers(1, 4), "places"), data.draw(st.sampled_from([3, 17, 512])))
     picked = data.draw(st.lists(st.sampled_from(QUESTIONS), min_size=2, max_size=7), "questions")
@@ -69,6 +82,12 @@ def test_whoever_comes_when_each_row_is_the_row_alone(known: Known, data: st.Dat
                 ctx_truncate=data.draw(st.booleans()),
                 draft_tokens=data.draw(st.sampled_from([0, 3, 16])),
                 seed=5,
+                ret_first=data.draw(st.booleans()),
+                top_k=data.draw(st.sampled_from([2, 5])),
+                passages_per_retrieval=data.draw(st.sampled_from([1, 1, 2])),
+                distinct_passages=data.draw(st.booleans()),
+                min_score=data.draw(st.sampled_from([None, None, 2.0])),
+                max_retrievals=data.draw(st.sampled_from([1, 3, 8])),
             )
             rows.append((engine.row(question, own), own, question))
             scheduler.add(rows[-1][0])
@@ -175,6 +194,47 @@ def test_a_cancelled_row_frees_its_place(known: Known) -> None:
     assert not scheduler.busy
 
 
+def test_cancelling_a_beam_takes_all_of_it_out_and_what_is_done_stays(known: Known) -> None:
+    """Whichever of its partial answers are left."""
+    engine = Engine(known.model, known.index, replace(PLAIN, beam_size=2, beam_passages=3))
+    scheduler, row = engine.scheduler(2), engine.row(QUESTIONS[0])
+    scheduler.add(row)
+    while len(scheduler.rows) < 2:
+        scheduler.step()
+    scheduler._beams[id(row)].rows.remove(row)  # as pruning does
+    del scheduler._beams[id(row)]
+    with torch.inference_mode():
+        scheduler._drop(row)
+    scheduler.cancel(row)
+    assert not scheduler.busy
+    assert len(scheduler.cache) == 0
+    done = engine.row(QUESTIONS[1], PLAIN)
+    scheduler.add(done)
+    while scheduler.busy:
+        scheduler.step()
+    scheduler.cancel(done)
+    assert done.finish_reason == "eos"
+
+
+def test_what_a_row_finds_does_not_depend_on_how_many_hits_others_want(known: Known) -> None:
+    """An approximate index looks at more where more is wanted: rows that want the same are searched together."""
+
+    class Wanting(StateRetriever):
+        calls: list[tuple[int, int]] = []  # noqa: RUF012
+
+        def search(self, requests: Sequence[RetrievalRequest], k: int) -> list[list[Hit]]:
+            self.calls.append((len(requests), k))
+            return super().search(requests, k)
+
+    engine = Engine(known.model, Wanting(known.model, known.index), replace(PLAIN, ret_first=True, max_retrievals=1))
+    scheduler = engine.scheduler(3)
+    for question, top_k in zip(QUESTIONS, (1, 4, 1), strict=False):
+        scheduler.add(engine.row(question, replace(engine.settings, top_k=top_k)))
+    while scheduler.busy:
+        scheduler.step()
+    assert sorted(Wanting.calls) == [(1, 4), (2, 1)]
+
+
 # -- control -----------------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +267,31 @@ def test_below_the_threshold_nothing_is_read_and_nothing_cited(known: Known) -> 
     assert none.segments == tuple(s for s in none.segments if hasattr(s, "text"))
     enough = replace(PLAIN, min_score=min(scores) - 1e-3)
     assert told(Engine(known.model, known.index, enough).generate([QUESTIONS[0]])[0]) == told(usual)
+
+
+def test_hits_below_the_threshold_are_not_read_beside_one_above_it(known: Known) -> None:
+    asked = replace(PLAIN, ret_first=True, max_retrievals=1, passages_per_retrieval=3)
+    first, second = Engine(known.model, known.index, asked).generate([QUESTIONS[0]])[0].retrievals[0].hits[:2]
+    between = replace(asked, min_score=(first.score + second.score) / 2)
+    for own in (between, replace(between, passages_per_retrieval=1, beam_size=2, beam_passages=3)):
+        answer = Engine(known.model, known.index, own).generate([QUESTIONS[0]])[0]
+        assert answer.retrievals[0].read == 1
+        assert {c.passage_id for c in answer.citations} <= {first.passage_id}
+
+
+def test_a_text_that_abstaining_interrupts_is_put_together_again(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also within a word, and where the bytes of a character stand on both sides."""
+    engine = Engine(known.model, known.index, PLAIN)
+    monkeypatch.setattr(engine, "_text", lambda ids: bytes(ids).decode(errors="replace"))
+    row = engine.row(QUESTIONS[0])
+    before, after = b"A caf\xc3", b"\xa9."
+    row.pieces = [Piece(list(before)), Piece(hits=(Hit("w0", 0.1),)), Piece(list(after), before=tuple(before))]
+    row.finish("eos")
+    answer = engine.answer(row)
+    assert answer.text == answer.answer == "A caf\u00e9."
+    assert answer.segments == (TextSegment("A caf\u00e9."),)
+    live = LiveText(QUESTIONS[0])
+    assert "".join(live.add(event) for event in engine.events(row).news()) == answer.text
 
 
 def test_abstaining_leaves_the_context_as_if_ret_had_been_banned_there(known: Known) -> None:

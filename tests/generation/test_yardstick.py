@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import answering_yardstick as yardstick
-from benchmarks.answering_yardstick import Corpus
+from cosup.data.writing import write_jsonl
 from cosup.errors import UsageError
 from cosup.generation.engine import Engine
 from cosup.generation.settings import GenerationSettings
@@ -18,6 +20,12 @@ from cosup.index.build import build_index
 from cosup.records import Answer, Question
 from tests import foreign, pairs
 from tests.generation.conftest import Known
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # they import one another as scripts do
+
+import answering
+import answering_yardstick as yardstick
+from answering_yardstick import Corpus
 
 GREEDY = GenerationSettings(max_new_tokens=48, top_k=4)
 SETTINGS = {
@@ -41,6 +49,23 @@ def same(ours: Answer, theirs: Answer) -> None:
     ]
     for mine, other in zip(ours.retrievals, theirs.retrievals, strict=True):
         assert [h.score for h in mine.hits] == pytest.approx([h.score for h in other.hits], abs=1e-5)
+
+
+def test_the_benchmark_runs_every_side(known: Known, tmp_path: Path) -> None:
+    """On a pair that knows its questions; each side's figures are there, and the texts agree."""
+    model = copy.deepcopy(known.model)
+    model.save_pretrained(tmp_path / "model")
+    build_index(model, pairs.PASSAGES, tmp_path / "index", model.settings.similarity)
+    write_jsonl(tmp_path / "questions.jsonl", pairs.QUESTIONS)
+    words = ["--model", str(tmp_path / "model"), "--index", str(tmp_path / "index"), "--count", "6", "--alone", "2"]
+    words += ["--questions", str(tmp_path / "questions.jsonl"), "--rounds", "2", "--max-new-tokens", "48"]
+    found = answering.measure(answering.arguments([*words, "--threads", str(torch.get_num_threads())]))
+    for side in ("baseline_1", "baseline_32", "cosup_1", "cosup_32", "plain_1", "plain_32"):
+        assert len(found[side]["rates"]) == 2
+        assert min(found[side]["rates"]) > 0
+    assert found["same_text"] == found["same_text_1"] == 1
+    assert found["right"]["share"] == found["baseline_right"]["share"] == 1
+    assert min(found[f"{what}_{size}"] for what in ("speedup", "overhead") for size in (1, 32)) > 0
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)

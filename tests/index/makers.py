@@ -56,14 +56,14 @@ def faiss_maker(kind: str, dtype: str = "float32") -> Maker:
     return Maker(f"{kind} {dtype}", build, FaissIndex.load, kind == "flat", stored)
 
 
-def milvus_maker() -> Maker:
+def milvus_maker(kind: str = "auto") -> Maker:
     def build(place: Path, passages: Sequence[Passage], vectors: np.ndarray, similarity: str) -> LiveIndex:
-        return MilvusIndex.build(place.with_suffix(".db"), passages, vectors, MINE, similarity)
+        return MilvusIndex.build(place.with_suffix(".db"), passages, vectors, MINE, similarity, kind)
 
     def load(place: Path, fingerprint: str | None) -> LiveIndex:
         return MilvusIndex.load(place.with_suffix(".db"), fingerprint)
 
-    return Maker("milvus lite", build, load, marks=(pytest.mark.milvus,))
+    return Maker(f"milvus lite {kind}", build, load, kind == "auto", marks=(pytest.mark.milvus,))
 
 
 MAKERS = [
@@ -73,6 +73,8 @@ MAKERS = [
     faiss_maker("ivf-pq", "float16"),
     faiss_maker("hnsw"),
     milvus_maker(),
+    milvus_maker("ivf-flat"),
+    milvus_maker("hnsw"),
 ]
 
 

@@ -11,6 +11,10 @@ from cosup.index.milvus_index import MilvusIndex
 from cosup.records import Passage
 
 NAME = "index.db"
+WRITES = (
+    *("insert", "upsert", "delete", "create_collection", "drop_collection"),
+    *("create_alias", "alter_alias", "create_index"),
+)
 
 
 def make(
@@ -31,3 +35,10 @@ def release(path: Path) -> None:
     from milvus_lite.server_manager import server_manager_instance
 
     server_manager_instance.release_server(str(path))
+
+
+def stop_servers() -> None:
+    """Stop the servers that run in this process."""
+    from milvus_lite.server_manager import server_manager_instance
+
+    server_manager_instance.release_all()

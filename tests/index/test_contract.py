@@ -102,6 +102,19 @@ def test_a_batch_of_queries_gives_what_each_gives_alone(maker: Maker, tmp_path: 
 
 
 @all_makers()
+@pytest.mark.parametrize("k", [1, 40, N - 1])
+def test_a_filtered_batch_gives_what_each_gives_alone(
+    maker: Maker, tmp_path: Path, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where structures search under the filter as well, and some queries of a batch come upon too few."""
+    monkeypatch.setattr(segment, "EXACT_UP_TO", 0)
+    index, queries, where = built(maker, tmp_path), vectors(40, seed=1), Filter.parse({"odd": True})
+    for filtered in (None, where):
+        alone = [index.search(query[None], k, where=filtered)[0] for query in queries]
+        assert index.search(queries, k, where=filtered) == alone
+
+
+@all_makers()
 def test_candidates_limit_each_search_and_are_searched_exactly(maker: Maker, tmp_path: Path) -> None:
     index, queries = built(maker, tmp_path), vectors(5, seed=1)
     chosen: list[list[str] | None] = [["p7", "p3", "p3"], [f"p{i}" for i in range(0, N, 2)], [], None, ["p299"]]
@@ -150,6 +163,15 @@ def test_a_filter_gives_k_hits_where_k_match(
     assert_true_scores(maker, found, queries, vectors())
     assert {int(i[1:]) for hits in found for i in ids(hits)} <= set(rows)
     assert all(len(hits) == min(10, len(rows)) for hits in found)
+
+
+@all_makers()
+def test_a_number_and_a_truth_value_are_different_filters(maker: Maker, tmp_path: Path) -> None:
+    """Asked one after the other, since an index may know the last filters' passages still."""
+    index, query = built(maker, tmp_path), vectors(1, seed=1)
+    number, truth = Filter.parse({"odd": 1}), Filter.parse({"odd": True})
+    for where, hits in ((number, 0), (truth, 5), (number, 0)):
+        assert len(index.search(query, 5, where=where)[0]) == hits
 
 
 @all_makers()

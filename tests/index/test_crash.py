@@ -81,7 +81,7 @@ def test_a_process_killed_while_it_changes_an_index(tmp_path: Path) -> None:
     assert not list(folder.glob("*.tmp"))
 
 
-@pytest.mark.bench
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 10))
 def test_a_process_killed_many_times(tmp_path: Path, seed: int) -> None:
     crash(tmp_path / "index", seed, kills=60)

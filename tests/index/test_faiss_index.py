@@ -18,11 +18,14 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cosup.data.store import PassageStore
+from cosup.data.writing import write_jsonl
 from cosup.errors import CosupError, InputError, UsageError
 from cosup.index import faiss_index, manifest
 from cosup.index.base import PARTIAL
 from cosup.index.build import add_passages, build_index
-from cosup.index.faiss_index import LOCK, FaissIndex
+from cosup.index.embed import EmbedOptions
+from cosup.index.faiss_index import LOCK, FaissIndex, check_folder
 from cosup.index.filters import Filter
 from cosup.index.manifest import IndexManifest
 from cosup.index.structures import IndexSettings
@@ -92,6 +95,47 @@ def test_a_large_index_is_hashed_when_asked_and_not_at_every_start(
     path.write_bytes(b"\xff" + path.read_bytes()[1:])
     with pytest.raises(InputError, match=r"vectors\.bin: damaged"):
         describe(folder, verify=True)
+
+
+def test_a_flipped_byte_of_deleted_rows_is_noticed_whatever_the_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read whole at every start, and a wrong row would be asked for, or a deleted passage be back."""
+    monkeypatch.setattr(faiss_index, "VERIFIED_ON_LOAD", 0)
+    folder = tmp_path / "index"
+    small_index(folder)
+    path = next(folder.glob("segment-*/deleted-*.bin"))
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x81]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=rf"{path.name}: damaged"):
+            FaissIndex.load(folder, MINE)
+    path.write_bytes(whole)
+    FaissIndex.load(folder, MINE)
+
+
+def test_a_reader_whose_segment_is_removed_meanwhile_opens_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removed file by file after the sizes were checked, the metadata first: the filter must work all the same."""
+    folder, check = tmp_path / "index", IndexManifest.check_sizes
+    build(folder)
+    opened: list[str] = []
+
+    def removed_after(self: IndexManifest, place: Path) -> None:
+        check(self, place)
+        if not opened:
+            opened.append(self.segments[0].name)
+            shutil.copytree(folder / opened[0], tmp_path / "left")
+            build(folder)
+            (tmp_path / "left").rename(folder / opened[0])
+            (folder / opened[0] / "metadata.bin").unlink()
+
+    monkeypatch.setattr(IndexManifest, "check_sizes", removed_after)
+    monkeypatch.setattr(faiss_index, "VERIFIED_ON_LOAD", 0)
+    reader = FaissIndex.load(folder, MINE)
+    assert reader.manifest.segments[0].name != opened[0]
+    assert len(reader.search(vectors(1), 3, where=Filter.parse({"lang": "en"}))[0]) == 3
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf-sq"])
@@ -230,6 +274,16 @@ def test_the_least_effort_that_suffices_is_chosen(tmp_path: Path) -> None:
     assert hard.refine < 32
 
 
+@pytest.mark.parametrize("kind", ["ivf-sq", "ivf-pq", "hnsw"])
+def test_a_large_batch_gives_what_each_query_gives_alone(tmp_path: Path, kind: str) -> None:
+    """Many more queries than FAISS takes one by one, in vectors long enough for rounding to differ."""
+    random = np.random.default_rng(0)
+    values, queries = (random.normal(size=(count, 48)).astype(np.float32) for count in (3000, 100))
+    index = build(tmp_path / "index", values, kind=kind)
+    for k in (1, 10, 100):
+        assert index.search(queries, k) == [index.search(query[None], k)[0] for query in queries]
+
+
 # -- changes -----------------------------------------------------------------------------------------------------------
 
 
@@ -325,7 +379,7 @@ def content(index: FaissIndex) -> list[Any]:
     return [list(index), index.search(queries, 5), index.search(queries, 500)]
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf-sq"])
+@pytest.mark.parametrize("kind", ["flat", pytest.param("ivf-sq", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_stopped_at_any_step_leaves_the_old_or_the_new_state(
     tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -521,4 +575,94 @@ def test_passages_are_embedded_and_added_resumably(tmp_path: Path) -> None:
     other.fingerprint = OTHER
     with pytest.raises(InputError, match="was made by embedder"):
         add_passages(other, corpus(1, first=50), index, folder, replacing=False)
-    assert not (folder / PARTIAL).exists()
+    assert work_folders(folder) == []
+
+
+def work_folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob(f"{PARTIAL}*") if path.is_dir())
+
+
+SMALL = EmbedOptions(tokens_per_batch=1, shard_size=4)
+
+
+def test_an_addition_leaves_the_work_of_an_interrupted_build(tmp_path: Path) -> None:
+    """Whatever model and options that had; going on with the build then embeds only what is missing."""
+    folder = tmp_path / "index"
+    index = build_index(UnitEmbedder(), corpus(5), folder, "cosine")
+    with pytest.raises(KeyboardInterrupt):
+        build_index(UnitEmbedder(batches=8), corpus(30), folder, "cosine", options=SMALL)
+    before = files_of(folder / PARTIAL)
+    assert len(before) == 2
+    add_passages(UnitEmbedder(), corpus(5, first=100), index, folder, replacing=False)
+    assert files_of(folder / PARTIAL) == before
+    assert work_folders(folder) == [PARTIAL]
+    rest = UnitEmbedder(batches=22)
+    assert len(build_index(rest, corpus(30), folder, "cosine", options=SMALL)) == 30
+    assert rest.left == 0
+    assert work_folders(folder) == []
+
+
+def test_additions_that_run_at_one_time_do_not_touch_each_other(tmp_path: Path) -> None:
+    """The one is begun and ended while the other embeds."""
+    folder = tmp_path / "index"
+    build_index(UnitEmbedder(), corpus(5), folder, "cosine")
+
+    class Interrupted(UnitEmbedder):
+        def embed_ids(self, batch: list[list[int]]) -> torch.Tensor:
+            if self.left == 10**6 - 6:
+                other = FaissIndex.load(folder, MINE)
+                add_passages(UnitEmbedder(), corpus(9, first=50), other, folder, replacing=False, options=SMALL)
+                assert work_folders(folder) == [f"{PARTIAL}-add-0"]
+            return super().embed_ids(batch)
+
+    index = FaissIndex.load(folder, MINE)
+    add_passages(Interrupted(), corpus(12, first=20), index, folder, replacing=False, options=SMALL)
+    assert list(FaissIndex.load(folder, MINE)) == [*corpus(5), *corpus(9, first=50), *corpus(12, first=20)]
+    assert work_folders(folder) == []
+
+
+def test_a_stopped_addition_goes_on_and_its_leftovers_do_not_pile_up(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    index = build_index(UnitEmbedder(), corpus(5), folder, "cosine")
+    for first in (20, 40, 60):
+        with pytest.raises(KeyboardInterrupt):
+            add_passages(UnitEmbedder(batches=6), corpus(12, first=first), index, folder, False, options=SMALL)
+        assert work_folders(folder) == [f"{PARTIAL}-add-0"]
+    rest = UnitEmbedder(batches=8)
+    (folder / f"{PARTIAL}-add-1").mkdir()  # of one that was killed while another ran
+    (folder / f"{PARTIAL}-add-1.lock").touch()
+    add_passages(rest, corpus(12, first=60), index, folder, replacing=False, options=SMALL)
+    assert rest.left == 0
+    assert list(FaissIndex.load(folder, MINE)) == [*corpus(5), *corpus(12, first=60)]
+    assert work_folders(folder) == []
+    check_folder(folder)  # it is an index folder still, and can be built over
+
+
+def test_a_stored_corpus_is_added_without_being_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the passages that come, and of those in the small segments that are written again with them."""
+    folder = tmp_path / "index"
+    index = build_index(UnitEmbedder(), corpus(300), folder, "cosine")
+    write_jsonl(tmp_path / "more.jsonl", corpus(300, first=300))
+    store = PassageStore.build(tmp_path / "more.jsonl", tmp_path / "store")
+    read, alive, most = PassageStore.at, 0, 0
+
+    class Counted(Passage):
+        __slots__ = ()
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    def counted(self: PassageStore, row: int) -> Passage:
+        nonlocal alive, most
+        alive += 1
+        most = max(most, alive)
+        found = read(self, row)
+        return Counted(found.id, found.title, found.text, found.metadata)
+
+    monkeypatch.setattr(PassageStore, "at", counted)
+    add_passages(UnitEmbedder(), store, index, folder, replacing=False, options=SMALL)
+    assert most <= 4 * SMALL.shard_size
+    monkeypatch.undo()
+    assert list(FaissIndex.load(folder, MINE)) == corpus(600)
+    assert len(index.manifest.segments) == 1  # type: ignore[attr-defined]

@@ -51,3 +51,24 @@ def test_what_holds(wanted: dict[str, Any], holds: bool) -> None:
 def test_what_is_refused(wanted: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Filter.parse(wanted)
+
+
+ASKED: list[dict[str, Any]] = [
+    {"odd": 1},
+    {"odd": True},
+    {"odd": "1"},
+    {"odd": {"ne": 1}},
+    {"odd": {"ne": True}},
+    {"odd": [1]},
+    {"odd": [True]},
+    {"odd": [0, True]},
+    {"odd": [False, 1]},
+    {"even": 1},
+]
+
+
+def test_filters_that_ask_different_things_are_different_keys() -> None:
+    """To Python `1 == True`; what is known of one filter must never answer another."""
+    assert len({Filter.parse(record) for record in ASKED}) == len(ASKED)
+    assert all(Filter.parse(record) == Filter.parse(dict(record)) for record in ASKED)
+    assert len({Filter.parse({"odd": 1}), Filter.parse({"odd": 1.0})}) == 1  # numbers both, that hold of the same

@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cosup.errors import CosupError, InputError, UsageError
+from cosup.index import build as index_build
 from cosup.index import milvus_client, milvus_index, milvus_search, milvus_state
 from cosup.index.build import build_index
 from cosup.index.filters import Filter
 from cosup.index.milvus_client import MilvusConnection, connect
 from cosup.index.milvus_index import MilvusIndex
 from cosup.index.milvus_place import MilvusPlace
+from cosup.index.structures import IndexSettings
 from cosup.records import Passage
 from tests.index import building, milvus
 
@@ -281,6 +283,22 @@ def test_from_passages_to_an_index_in_one_call(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.db"]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (IndexSettings("ivf-pq"), "index type is 'ivf-pq'.*; in Milvus expected one of auto, flat"),
+        (IndexSettings("auto", "float16"), "vector dtype is 'float16'; in Milvus vectors are kept as float32"),
+    ],
+)
+def test_what_milvus_does_not_have_is_refused_before_anything_is_embedded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: IndexSettings, message: str
+) -> None:
+    monkeypatch.setattr(index_build, "embed_corpus", lambda *_: pytest.fail("the corpus was embedded"))
+    with pytest.raises(UsageError, match=message):
+        build_index(building.SlowEmbedder(), building.PASSAGES, tmp_path / "x.db", "cosine", settings=chosen)
+    assert not list(tmp_path.iterdir())
+
+
 # -- what goes wrong -------------------------------------------------------------------------------------------------
 
 
@@ -363,12 +381,6 @@ def test_changes_that_are_refused_change_nothing(tmp_path: Path) -> None:
     assert list(index) == corpus(10)
 
 
-WRITES = (
-    *("insert", "upsert", "delete", "create_collection", "drop_collection"),
-    *("create_alias", "alter_alias", "create_index"),
-)
-
-
 class Interrupted(BaseException):
     """A kill."""
 
@@ -379,8 +391,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
 
     def call(self: MilvusConnection, name: str, *args: Any, **kwargs: Any) -> Any:
         nonlocal left
-        left -= name in WRITES
-        if left < 0 and name in WRITES:
+        left -= name in milvus.WRITES
+        if left < 0 and name in milvus.WRITES:
             raise Interrupted
         return plain(self, name, *args, **kwargs)
 
@@ -455,6 +467,32 @@ def test_a_build_interrupted_at_any_write_leaves_the_old_index(tmp_path: Path, m
     assert after > 5
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), CosupError("no answer in time")], ids=["Ctrl-C", "timeout"])
+@pytest.mark.parametrize("taken", [True, False])
+def test_the_last_step_of_a_build_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, taken: bool
+) -> None:
+    """Milvus may have taken the step all the same: the index is the new one then, and is never lost."""
+    place, plain = tmp_path / "x.db", MilvusConnection.call
+
+    def call(self: MilvusConnection, name: str, *args: Any, **kwargs: Any) -> Any:
+        if name not in ("create_alias", "alter_alias"):
+            return plain(self, name, *args, **kwargs)
+        if taken:
+            plain(self, name, *args, **kwargs)
+        raise error
+
+    build(place, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(MilvusConnection, "call", call)
+        with pytest.raises(type(error)):
+            build(place, 20)
+    assert len(MilvusIndex.load(place, MINE)) == (20 if taken else 10)
+    build(place, 30)
+    assert len(MilvusIndex.load(place, MINE)) == 30
+    assert len(collections(place)) == 2, "what the interrupted build left is still there"
+
+
 def test_changes_killed_at_any_moment(tmp_path: Path) -> None:
     """By kill -9, in processes of their own: each finds the state before or after the one that was killed."""
     command = [sys.executable, "-m", "tests.index.changing", str(tmp_path), "10"]
@@ -467,8 +505,5 @@ def test_changes_killed_at_any_moment(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _servers_stopped() -> Iterator[None]:
-    """Stop the servers that run in this process."""
     yield
-    from milvus_lite.server_manager import server_manager_instance
-
-    server_manager_instance.release_all()
+    milvus.stop_servers()

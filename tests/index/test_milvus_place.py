@@ -107,6 +107,7 @@ def test_the_type_of_index_is_exact_in_lite_and_milvus_s_own_choice_on_a_server(
     assert search_settings("auto", 10**6, lite=False).type == "AUTOINDEX"
     ivf = search_settings("ivf-sq", 10**6, lite=False)
     assert (ivf.type, ivf.build, ivf.search(10)) == ("IVF_SQ8", {"nlist": 4000}, {"nprobe": 250})
+    assert ivf.search(10, thorough=True) == {"nprobe": 4000}
     assert search_settings("hnsw", 10, lite=True).search(500) == {"ef": 1000}
 
 

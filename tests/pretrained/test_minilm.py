@@ -20,10 +20,9 @@ from cosup.joining import join
 from cosup.modeling import CoSupervisedModel
 from cosup.records import Passage, Question
 from tests import foreign
+from tests.commands import Cosup
 from tests.pairs import TinyWorld
-from tests.test_cli import Cosup, cosup
 
-__all__ = ["cosup"]
 pytestmark = pytest.mark.pretrained
 
 PASSAGES = (

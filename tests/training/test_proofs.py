@@ -18,6 +18,7 @@ from tests.training.examples import MIXED
 from tests.training.pairings import PAIRINGS, options_of, set_dropout, start
 
 Weights = dict[str, torch.Tensor]
+QUICK = ("llama+llama", "gpt2+qwen2", "shared", "one-base", "frozen")  # the other pairings resume in the slow tests
 # In half precision layers are lean, rows are rounded up, and the last layer runs for what is read alone.
 HALVED = ("llama+qwen2", "two-bases")
 
@@ -38,7 +39,13 @@ def _config(folder: Path, **more: Any) -> CoSupervisionConfig:
 # -- proof 6 -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "half"), [*((name, False) for name in PAIRINGS), *((name, True) for name in HALVED)])
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [
+        *(pytest.param(name, False, marks=[] if name in QUICK else pytest.mark.slow) for name in PAIRINGS),
+        *((name, True) for name in HALVED),
+    ],
+)
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
     name: str, half: bool, bases: Path, tmp_path: Path
 ) -> None:

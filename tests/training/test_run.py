@@ -13,6 +13,7 @@ import torch
 from cosup.data.encoding import PROMPT
 from cosup.errors import InputError, UsageError
 from cosup.modeling import CoSupervisedModel
+from cosup.training import run
 from cosup.training.recipe import Recipe, parse_recipe
 from cosup.training.run import save_whole, train
 from tests import pairs
@@ -101,6 +102,20 @@ def test_a_question_that_teaches_nothing_is_named_by_its_line(world: Path, tmp_p
     with pytest.raises(InputError, match=r"asked\.jsonl:3: question 'x' has neither evidence nor an answer"):
         train(_recipe(world, tmp_path / "run", {"questions": str(asked)}))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("fast", "told"), [(False, True), (True, False)])
+def test_a_run_in_bf16_is_told_where_the_machine_has_no_instructions_for_it(
+    fast: bool,
+    told: bool,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(run, "has_fast_bfloat16", lambda device: fast)
+    train(_recipe(world, tmp_path, bf16=True))
+    assert ("bf16 is on, but this machine has no instructions for it" in caplog.text) == told
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path not in SHARDED], ids=lambda p: p.stem)

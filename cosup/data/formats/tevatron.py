@@ -1,15 +1,17 @@
-"""Tevatron (version 1) training files: queries with positive and negative passages."""
+"""Tevatron (version 1) training files, read and written: queries with positive and negative passages."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cosup.data.formats.base import Converted, Place, as_type, get
+from cosup.data.formats.beir import question_files
 from cosup.data.jsonl import iter_jsonl
+from cosup.data.reading import check_references, read_passages, read_questions
 from cosup.data.writing import JsonRecord
 from cosup.errors import InputError
 from cosup.records import Evidence, Example, Passage, Question
@@ -42,7 +44,7 @@ def read_tevatron(source: Path) -> Converted:
             raise place.error(f"query_id {question.id!r} again; expected distinct ids")
         questions[question.id] = question
         examples.append(_example(question, passages))
-    files: dict[str, Sequence[JsonRecord]] = {
+    files: dict[str, Iterable[JsonRecord | str]] = {
         "passages.jsonl": list(passages.values()),
         "questions.jsonl": list(questions.values()),
         "examples.jsonl": examples,
@@ -84,3 +86,40 @@ def _passages(record: dict[str, Any], name: str, place: Place, passages: dict[st
             raise at.error(f"docid {passage.id!r} again with another title or text; expected one passage an id")
         ids.append(passage.id)
     return list(dict.fromkeys(ids))
+
+
+def write_tevatron(source: Path) -> Converted:
+    """Turn a folder of ours into Tevatron's: `questions.<split>.jsonl` becomes `tevatron.<split>.jsonl`.
+
+    Gold passages are positive; candidates that are not gold are negative.
+
+    Raises:
+        InputError: a file is missing or wrong, or a question names a passage that is not there.
+    """
+    files = question_files(source)
+    passages = {passage.id: passage for passage in read_passages(source / "passages.jsonl")}
+    skipped: Counter[str] = Counter()
+    names = {f"tevatron.{split}.jsonl" if split else "tevatron.jsonl": path for split, path in files.items()}
+    return Converted({name: _written(path, passages, skipped) for name, path in names.items()}, skipped)
+
+
+def _written(path: Path, passages: Mapping[str, Passage], skipped: Counter[str]) -> Iterator[dict[str, Any]]:
+    questions = read_questions(path)
+    check_references(questions, passages, path)
+    for question in questions:
+        gold = question.gold_ids
+        if not gold:
+            skipped[_NO_POSITIVE] += 1
+            continue
+        negatives = [c for c in question.candidates or () if c not in gold]
+        yield {
+            "query_id": question.id,
+            "query": question.question,
+            **({"answers": list(question.answers)} if question.answers else {}),
+            "positive_passages": [_document(passages[passage_id]) for passage_id in gold],
+            "negative_passages": [_document(passages[passage_id]) for passage_id in negatives],
+        }
+
+
+def _document(passage: Passage) -> dict[str, str]:
+    return {"docid": passage.id, "title": passage.title, "text": passage.text}

@@ -159,7 +159,8 @@ def _bm25s() -> Any:
 def _write_scores(library: Any, draft: Path) -> int:
     """Score the passages of `passages.jsonl` into `bm25/` and return their number."""
     store = PassageStore.build(draft / PASSAGES, draft / STORE)
-    corpus = library.tokenize([passage.rendered for passage in store.in_order()], **_QUIET)
+    texts = (passage.rendered for passage in store.in_order())  # read one by one: bm25s keeps their words alone
+    corpus = library.tokenize(texts, **_QUIET)
     if not corpus.vocab:
         raise InputError("the passages have no words of two letters or more; BM25 has nothing to go by")
     scores = library.BM25()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cosup.data.store import PassageStore
 from cosup.errors import InputError, UsageError
 from cosup.generation.retrieval import Retriever, SeparateRetriever, TextRetriever, check_query_text
 from cosup.generation.retrievers.bm25 import BM25Retriever, is_current
@@ -89,6 +90,7 @@ def open_retriever(
     index: VectorIndex,
     place: str,
     progress: Progress | None = None,
+    pair: CoSupervisedModel | None = None,
 ) -> Opened:
     """Make a retriever ready.
 
@@ -98,13 +100,14 @@ def open_retriever(
         index: gives the passages, and to a separate pair the vectors.
         place: of the index; what is built goes into `NAME.retrievers` beside it.
         progress: called while passages are embedded.
+        pair: the separate pair on the writer's device, where it is loaded already.
 
     Raises:
         UsageError: a library is missing, the model cannot be loaded, or nothing can be written beside the index.
         InputError: the separate pair's folder is damaged.
     """
     if choice.separate is not None:
-        return _separate(choice, choice.separate, writer, index)
+        return _separate(choice, choice.separate, writer, index, pair)
     folder = work_folder(place) if is_milvus_place(place) else Path(place)
     beside = folder.absolute().with_name(f"{folder.absolute().name}.retrievers")
     if choice.name == BM25:
@@ -133,15 +136,26 @@ def _sentence_transformer(
         except InputError:
             stamp.unlink()
     stamp.unlink(missing_ok=True)
-    built = SentenceTransformerRetriever.build(embedder, list(index), place, choice.query, progress)
+    built = SentenceTransformerRetriever.build(embedder, _on_disk(index, place), place, choice.query, progress)
     stamp.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
     return Opened(built, identity, place)
 
 
-def _separate(choice: RetrieverChoice, folder: Path, writer: CoSupervisedModel, index: VectorIndex) -> Opened:
-    pair = CoSupervisedModel.from_pretrained(folder, writer.generator.dtype)
+def _on_disk(index: VectorIndex, place: Path) -> PassageStore:
+    """Put an index's passages where the unfinished work for `place` lies: their texts may not fit into memory."""
+    try:
+        return PassageStore.write(index, work_folder(place) / "passages")
+    except OSError as error:
+        raise UsageError(f"cannot write to {place}: {error.strerror or error}") from error
+
+
+def _separate(
+    choice: RetrieverChoice, folder: Path, writer: CoSupervisedModel, index: VectorIndex, pair: CoSupervisedModel | None
+) -> Opened:
     identity = _identity(choice) | {"retriever.model": fingerprint_of(folder / "generator", PairSettings())}
-    pair.to(writer.device)
+    if pair is None:
+        pair = CoSupervisedModel.from_pretrained(folder, writer.generator.dtype)
+        pair.to(writer.device)
     if pair.settings.query == "text":
         return Opened(TextRetriever(pair, index, choice.query), identity)
     if pair.generator_tokenizer.get_vocab() != writer.generator_tokenizer.get_vocab():

@@ -14,12 +14,12 @@ import torch
 from cosup.errors import UsageError
 from cosup.generation.retrieval import TextRetriever
 from cosup.index.build import build_index
+from cosup.index.corpus import Corpus
 from cosup.index.embed import EmbedOptions
 from cosup.index.faiss_index import FaissIndex
 from cosup.index.progress import Progress
 from cosup.index.structures import IndexSettings
 from cosup.model_folder import weights_digest
-from cosup.records import Passage
 
 SIMILARITIES = {"cosine": "cosine", "dot": "inner_product"}
 
@@ -101,7 +101,7 @@ class SentenceTransformerRetriever(TextRetriever):
     def build(
         cls,
         embedder: SentenceTransformerEmbedder,
-        passages: Sequence[Passage],
+        passages: Corpus,
         folder: str | Path,
         query: str = "text",
         progress: Progress | None = None,
@@ -111,7 +111,7 @@ class SentenceTransformerRetriever(TextRetriever):
 
         Args:
             embedder: the model.
-            passages: the corpus.
+            passages: the corpus, in memory or in a store.
             folder: index folder to write.
             query: as above.
             progress: called after each batch.

@@ -1,0 +1,67 @@
+"""Settings from YAML files: read strictly, their keys checked by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cosup.errors import InputError, UsageError, did_you_mean
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what a YAML file holds.
+
+    Raises:
+        InputError: it cannot be read, is no YAML, or a mapping has a key twice.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise InputError(f"cannot read it: {error.strerror}", path) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as the date 2024-13-45
+        raise InputError(f"not YAML: {' '.join(str(error).split())}", path) from None
+
+
+def mapping_of(record: Any, where: str, expected: str) -> Mapping[Any, Any]:
+    """Return a mapping, an empty one where nothing is given.
+
+    Raises:
+        UsageError: it is something else; says where and what was expected.
+    """
+    if record is None:
+        return {}
+    if not isinstance(record, Mapping):
+        raise UsageError(f"{where} is {type(record).__name__}; expected {expected}")
+    return record
+
+
+def check_keys(record: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
+    """Refuse a key that is not known; the message has the nearest one.
+
+    Raises:
+        UsageError: there is one.
+    """
+    names = list(known)
+    unknown = next((key for key in record if key not in names), None)
+    if unknown is not None:
+        hint = did_you_mean(str(unknown), names)
+        raise UsageError(f"{where} has no key {unknown!r}{hint}; known: {', '.join(names)}")
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice; YAML's own reader keeps the last and says nothing."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Read a mapping and look at its keys as they are written: those that `<<` merges in may come again."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"the key {key.value!r} comes twice, again in line {line}; expected it once")
+                seen.add(key.value)
+        return node

@@ -1,0 +1,273 @@
+"""Running a suite: for each task index, answer, measure; the same call goes on after an interruption.
+
+`OUTPUT/TASK/` gets `questions.jsonl` (those that are asked), `predictions.jsonl` and `report/`; `OUTPUT/` gets
+`suite.json` and `suite.md`, written last. Tasks with the same list of passages share one `index/`, in the folder of the
+first of them that is answered, and one corpus is held at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosup.data.reading import check_references, read_all, read_answers, read_passages, read_questions
+from cosup.data.writing import atomic_open, write_jsonl
+from cosup.errors import CosupError, InputError
+from cosup.evaluation.html import write_html
+from cosup.evaluation.judging.base import Judge
+from cosup.evaluation.report import evaluate, write_report
+from cosup.evaluation.retrieval import CUTOFFS, usable_cutoffs
+from cosup.evaluation.suite_checks import why_unjudged
+from cosup.evaluation.suite_table import TaskRow, average_intervals, averages, suite_markdown, task_row
+from cosup.evaluation.suites import Suite, Task
+from cosup.index.base import LiveIndex
+from cosup.records import Answer, Passage, Question
+from cosup.version import __version__
+
+if TYPE_CHECKING:
+    from cosup.generation.retrieval import Retriever
+    from cosup.modeling import CoSupervisedModel
+
+Progress = Callable[[int, int, str], None]
+Bars = Callable[[str, str], AbstractContextManager[Progress]]
+"""What draws a bar: called with a description and a unit."""
+_Load = Callable[[Path], "CoSupervisedModel"]
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a suite runs with.
+
+    Attributes:
+        load: returns a model on its device; called once for each, and only if something is to be answered.
+        bars: draws progress.
+        judge: for the measures that need one.
+        indexes: folder of indexes that other suites share; None keeps each in its task's folder.
+    """
+
+    load: Callable[[Path], CoSupervisedModel]
+    bars: Bars
+    judge: Judge | None = None
+    indexes: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A task that was checked: what is asked, and the predictions that it names instead of answering."""
+
+    task: Task
+    questions: list[Question]
+    answers: list[Answer] | None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What finds passages: an index with its retriever, itself where the model retrieves, and what is told of that."""
+
+    index: LiveIndex
+    retriever: LiveIndex | Retriever
+    identity: Mapping[str, Any]
+
+
+class _Corpora:
+    """Reads a corpus; the last one stays in memory, no other."""
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[str, ...], dict[str, Passage]] | None = None
+
+    def read(self, paths: tuple[str, ...]) -> dict[str, Passage]:
+        """Return passages by id."""
+        if self._last is None or self._last[0] != paths:
+            self._last = None  # gone before the next is read
+            self._last = paths, {passage.id: passage for passage in read_all(read_passages, paths)}
+        return self._last[1]
+
+
+def run_suite(suite: Suite, output: Path, means: Means) -> list[TaskRow]:
+    """Run every task and write the suite's files.
+
+    Args:
+        suite: what to run.
+        output: folder of results.
+
+    Returns:
+        A row for each task, in their order.
+
+    Raises:
+        InputError: a file cannot be used, or a measure of a task can judge none of its questions; before anything is
+            answered.
+        UsageError: the model or a folder cannot be used, or answers of another run wait there.
+    """
+    groups: dict[tuple[str, ...], list[Task]] = {}
+    for task in suite.tasks:
+        groups.setdefault(task.passages, []).append(task)
+    corpora, ready = _Corpora(), {}
+    for paths in reversed(groups):  # the first one is then at hand when the work begins
+        for task in groups[paths]:
+            ready[task.name] = _prepare(suite, task, corpora.read(paths), means.judge is not None)
+    load = cache(means.load)
+    _check_lengths(suite, ready.values(), load)
+    for name, checked in ready.items():
+        write_jsonl(output / name / "questions.jsonl", checked.questions)
+    rows: dict[str, TaskRow] = {}
+    for paths, tasks in groups.items():
+        found = _run_group(suite, [ready[task.name] for task in tasks], corpora.read(paths), output, means, load)
+        rows |= {row.task: row for row in found}
+    ordered = [rows[task.name] for task in suite.tasks]
+    _write(suite, output, ordered)
+    return ordered
+
+
+def _prepare(suite: Suite, task: Task, corpus: Mapping[str, Passage], has_judge: bool) -> _Ready:
+    questions = read_questions(task.questions)
+    check_references(questions, corpus, task.questions)
+    known = {question.id for question in questions}
+    if task.limit is not None and task.limit < len(questions):
+        questions = [questions[i * len(questions) // task.limit] for i in range(task.limit)]
+    answers, deepest = None, min(suite.settings[task.name].top_k, len(corpus))
+    cutoffs: Sequence[int] = [k for k in CUTOFFS if k == 1 or k <= deepest]
+    if task.predictions is not None:
+        answers = read_answers(task.predictions)
+        check_references(answers, corpus, task.predictions)
+        asked = {question.id for question in questions}
+        own = [answer for answer in answers if answer.id in asked]
+        if not own:
+            raise InputError(f"task {task.name}: no prediction for any of its {len(asked)} questions", task.predictions)
+        answers = [answer for answer in answers if answer.id in asked or answer.id not in known]  # within the limit
+        cutoffs = usable_cutoffs(own)
+    problem = why_unjudged(task.measures.values(), questions, corpus, cutoffs, has_judge)
+    if problem is not None:
+        raise InputError(f"task {task.name}: {problem}", suite.path)
+    return _Ready(task, questions, answers)
+
+
+def _check_lengths(suite: Suite, tasks: Iterable[_Ready], load: _Load) -> None:
+    """Find out before hours of answering which questions do not fit into the model's context."""
+    from cosup.generation.prompts import check_lengths
+
+    for ready in tasks:
+        if ready.answers is None:
+            settings = suite.settings[ready.task.name]
+            check_lengths(load(suite.model_folder), settings, ready.questions, Path(ready.task.questions))
+
+
+def _run_group(
+    suite: Suite,
+    tasks: Sequence[_Ready],
+    corpus: Mapping[str, Passage],
+    output: Path,
+    means: Means,
+    load: _Load,
+) -> list[TaskRow]:
+    """Run the tasks of one corpus."""
+    source: _Source | None = None
+    rows = []
+    for ready in tasks:
+        name, answers = ready.task.name, ready.answers
+        folder = output / name
+        if answers is None:
+            source = source or _source(suite, name, list(corpus.values()), output, means, load)
+            answers = _answer(load(suite.model_folder), source, suite, ready, folder, means.bars)
+        report = evaluate(answers, ready.questions, corpus.values(), _settings(suite, ready.task), judge=means.judge)
+        write_report(report, folder / "report")
+        write_html(report, corpus, folder / "report" / "report.html")
+        rows.append(task_row(ready.task, report))
+    return rows
+
+
+def _source(suite: Suite, task: str, corpus: Sequence[Passage], output: Path, means: Means, load: _Load) -> _Source:
+    """Make what finds passages in a corpus: the index of the model, or of who retrieves in its place."""
+    from cosup.generation.retrievers.opening import open_retriever
+
+    choice = suite.retriever
+    separate = None if choice is None else choice.separate
+    maker = load(separate or suite.model_folder)
+    bar, place = partial(means.bars, f"{task}: indexing", "passages"), output / task / "index"
+    if means.indexes is not None:
+        place = means.indexes / f"{task}-{str(maker.fingerprint)[:16]}"
+    index = _index(maker, corpus, place, bar)
+    if choice is None:
+        return _Source(index, index, {})
+    with bar() as report:
+        tell = lambda done, n: report(done, n, "")  # noqa: E731
+        writer = load(suite.model_folder)
+        opened = open_retriever(choice, writer, index, str(place), tell, maker if separate else None)
+    return _Source(index, opened.retriever, opened.identity)
+
+
+def _answer(
+    model: CoSupervisedModel, source: _Source, suite: Suite, ready: _Ready, folder: Path, bars: Bars
+) -> list[Answer]:
+    from cosup.generation import predict
+    from cosup.generation.engine import Engine
+
+    task, questions = ready.task, ready.questions
+    settings, asked = suite.settings[task.name], folder / "questions.jsonl"
+    engine = Engine(model, source.retriever, settings)
+    predict.check_questions(engine, questions, asked)
+    precision = str(model.generator.dtype)
+    identity = predict.identity_of(suite.model_folder, source.index.identity, asked, settings, precision)
+    identity |= source.identity
+    maker = json.dumps(identity, indent=2) + "\n"
+    done, made = folder / "predictions.jsonl", folder / "predictions.json"
+    if done.is_file() and made.is_file() and made.read_bytes() == maker.encode():
+        return read_answers(done)
+    made.unlink(missing_ok=True)  # it must never stand beside answers that it did not make
+    with bars(f"{task.name}: answering", "questions") as report:
+        answers = predict.predict(engine, questions, done, identity, suite.batch_sizes[task.name], report)
+    with atomic_open(made) as stream:
+        stream.write(maker)
+    return answers
+
+
+def _index(
+    model: CoSupervisedModel,
+    corpus: Sequence[Passage],
+    place: Path,
+    bar: Callable[[], AbstractContextManager[Progress]],
+) -> LiveIndex:
+    """Open the index of an earlier run if it is this model's over this corpus, else build it."""
+    from cosup.index.build import build_index
+    from cosup.index.embed import EmbedOptions, tokens_for
+    from cosup.index.open import open_index
+
+    if (place / "index.json").is_file():
+        try:
+            found = open_index(place, model.fingerprint)
+        except CosupError:
+            found = None
+        if found is not None and len(found) == len(corpus) and all(a == b for a, b in zip(found, corpus, strict=True)):
+            return found
+    options = EmbedOptions(tokens_for(model.device), computed_in=str(model.embedder.dtype))
+    with bar() as report:
+        tell = lambda done, n: report(done, n, "")  # noqa: E731
+        return build_index(model, corpus, place, model.settings.similarity, tell, None, options)
+
+
+def _settings(suite: Suite, task: Task) -> dict[str, Any]:
+    """Return what a task's report keeps beside its figures."""
+    own = {"task": task.name, "passages": list(task.passages), "questions": task.questions, "limit": task.limit}
+    return _about(suite) | own
+
+
+def _about(suite: Suite) -> dict[str, Any]:
+    found: dict[str, Any] = {"cosup_version": __version__, "suite": str(suite.path), "model": suite.model}
+    return found | ({"retriever": suite.retriever.name} if suite.retriever else {})
+
+
+def _write(suite: Suite, output: Path, rows: Sequence[TaskRow]) -> None:
+    record = {
+        "settings": _about(suite),
+        "tasks": {row.task: row.to_dict() for row in rows},
+        "averages": averages(rows),
+        "intervals": average_intervals(rows),
+    }
+    contents = {"suite.md": suite_markdown(rows), "suite.json": json.dumps(record, ensure_ascii=False, indent=2) + "\n"}
+    for name, text in contents.items():
+        with atomic_open(output / name) as stream:
+            stream.write(text)

@@ -1,0 +1,214 @@
+"""Experiments: one YAML file that names systems, how each is trained and retrieves, and what they are measured on.
+
+output: runs/experiments/main
+recipe: recipes/experiments/base.yaml       # what all systems train by, but for what is set for each
+suite: recipes/suites/twelve-sets.yaml      # what they are measured on
+seeds: [1, 2, 3]
+set: {training.max_steps: 800}              # keys of the recipe, for every system
+limit: 300                                  # questions a task at most
+systems:
+  bm25:
+    name: NTP only + BM25
+    set: {supervision: ntp}
+    retriever: bm25                         # as in a suite; left out, the pair retrieves itself
+  separate:
+    name: NTP only + separately trained retriever
+    set: {supervision: ntp}
+    retriever: {train: {supervision: nsp}}  # a pair of its own, by the recipe with these keys set
+  both: {name: NTP + NSP}
+compare: [[both, separate]]                 # paired differences, the first minus the second
+scales:                                     # other values for `--scale NAME`
+  cpu: {seeds: [1], limit: 20, set: {training.max_steps: 40}, systems: [separate, both]}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cosup.data.yaml_files import check_keys, mapping_of, read_yaml
+from cosup.errors import InputError, UsageError, did_you_mean
+from cosup.evaluation.suites import Suite, load_suite, read_retriever
+from cosup.generation.retrievers.opening import RetrieverChoice
+
+KEYS = ("output", "recipe", "suite", "seeds", "set", "limit", "systems", "compare", "scales")
+SYSTEM_KEYS = ("name", "set", "retriever")
+SCALE_KEYS = ("seeds", "limit", "set", "systems")
+_NAME = re.compile(r"[\w][\w.-]*")
+
+
+@dataclass(frozen=True)
+class System:
+    """One system of a comparison.
+
+    Attributes:
+        key: short name.
+        name: what tables call it.
+        changes: keys of the recipe, dotted or bare, that its training sets.
+        retriever: who retrieves in the pair's place; None where it does so itself or `retriever_changes` says who.
+        retriever_changes: keys set for the training of a pair that retrieves in its place; None trains no such pair.
+    """
+
+    key: str
+    name: str
+    changes: Mapping[str, Any]
+    retriever: RetrieverChoice | None = None
+    retriever_changes: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A parsed experiment at one scale.
+
+    Attributes:
+        path: its file.
+        output: folder of runs and results.
+        recipe: base of every training.
+        suite: tasks; the model in it is none.
+        systems: in their order.
+        seeds: of the trainings.
+        comparisons: pairs of systems.
+        scale: its name, None for the whole.
+    """
+
+    path: Path
+    output: Path
+    recipe: Path
+    suite: Suite
+    systems: tuple[System, ...]
+    seeds: tuple[int, ...]
+    comparisons: tuple[tuple[str, str], ...] = ()
+    scale: str | None = None
+
+    def runs(self) -> Iterator[tuple[System, int]]:
+        """Yield systems with seeds: all systems with the first seed, then all with the next."""
+        for seed in self.seeds:
+            for system in self.systems:
+                yield system, seed
+
+
+def load_experiment(path: str | Path, scale: str | None = None) -> Experiment:
+    """Read an experiment; its paths are taken from where the command runs.
+
+    Args:
+        path: YAML file.
+        scale: one of its `scales`.
+
+    Raises:
+        InputError: it is no YAML, or a key or value is wrong; names the file.
+        UsageError: there is no such scale.
+    """
+    place = Path(path)
+    record = read_yaml(place)
+    try:
+        return _experiment(place, record, scale)
+    except InputError:
+        raise
+    except UsageError as error:
+        raise InputError(str(error), place) from None
+
+
+def _experiment(path: Path, record: Any, scale: str | None) -> Experiment:
+    if not isinstance(record, Mapping):
+        raise UsageError(f"found {type(record).__name__}; expected an experiment with {', '.join(KEYS)}")
+    check_keys(record, KEYS, "an experiment")
+    chosen = _scale(record.get("scales"), scale)
+    texts = {key: record.get(key) for key in ("output", "recipe", "suite")}
+    wrong = next((key for key, value in texts.items() if not isinstance(value, str) or not value.strip()), None)
+    if wrong is not None:
+        raise UsageError(f"{wrong!r} is {texts[wrong]!r}; expected a path")
+    common = {**_changes(record.get("set"), "set"), **_changes(chosen.get("set"), "the scale's set")}
+    systems = _systems(record.get("systems"), common)
+    kept = _known(chosen.get("systems", list(systems)), systems, "the scale's systems")
+    seeds = chosen.get("seeds", record.get("seeds", [0]))
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UsageError(f"'seeds' is {seeds!r}; expected a list of whole numbers")
+    comparisons = []
+    for pair in record.get("compare") or []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise UsageError(f"'compare' has {pair!r}; expected two systems")
+        one, other = _known(pair, systems, "'compare'")
+        comparisons.append((one, other))
+    suite = _limited(load_suite(str(texts["suite"]), "to be trained"), chosen.get("limit", record.get("limit")))
+    return Experiment(
+        path,
+        _output(Path(str(texts["output"])), scale),
+        Path(str(texts["recipe"])),
+        suite,
+        tuple(systems[key] for key in dict.fromkeys(kept)),
+        tuple(dict.fromkeys(seeds)),
+        tuple(pair for pair in comparisons if set(pair) <= set(kept)),
+        scale,
+    )
+
+
+def _output(folder: Path, scale: str | None) -> Path:
+    return folder if scale is None else folder.with_name(f"{folder.name}-{scale}")
+
+
+def _scale(record: Any, name: str | None) -> Mapping[str, Any]:
+    """Return what a scale sets; every one of them is checked."""
+    scales = mapping_of(record, "scales", "scales by name")
+    for key, value in scales.items():
+        check_keys(mapping_of(value, f"scales.{key}", _one_of(SCALE_KEYS)), SCALE_KEYS, f"scales.{key}")
+    if name is None:
+        return {}
+    if name not in scales:
+        known = ", ".join(map(str, scales)) or "none"
+        raise UsageError(f"there is no scale {name!r}{did_you_mean(name, map(str, scales))}; there are: {known}")
+    return mapping_of(scales[name], f"scales.{name}", _one_of(SCALE_KEYS))
+
+
+def _systems(record: Any, common: Mapping[str, Any]) -> dict[str, System]:
+    if not isinstance(record, Mapping) or not record:
+        raise UsageError("'systems' has no system; expected at least one, by its short name")
+    return {str(key): _system(str(key), value, common) for key, value in record.items()}
+
+
+def _system(key: str, record: Any, common: Mapping[str, Any]) -> System:
+    where = f"systems.{key}"
+    if not _NAME.fullmatch(key):
+        raise UsageError(f"{where}: expected letters, digits, '-', '_' and '.'")
+    own = mapping_of(record, where, _one_of(SYSTEM_KEYS))
+    check_keys(own, SYSTEM_KEYS, where)
+    changes = {**common, **_changes(own.get("set"), f"{where}.set")}
+    name, retriever = str(own.get("name", key)), own.get("retriever")
+    if isinstance(retriever, Mapping) and "train" in retriever:
+        check_keys(retriever, ("train",), f"{where}.retriever")
+        own_changes = _changes(retriever["train"], f"{where}.retriever.train")
+        return System(key, name, changes, None, {**common, **own_changes})
+    return System(key, name, changes, read_retriever(retriever))
+
+
+def _changes(record: Any, where: str) -> dict[str, Any]:
+    return {str(key): value for key, value in mapping_of(record, where, "keys of the recipe").items()}
+
+
+def _limited(suite: Suite, limit: Any) -> Suite:
+    """Return the suite with at most so many questions a task."""
+    if limit is None:
+        return suite
+    if type(limit) is not int or limit < 1:
+        raise UsageError(f"'limit' is {limit!r}; expected a number of at least 1")
+    return replace(suite, tasks=tuple(replace(task, limit=min(limit, task.limit or limit)) for task in suite.tasks))
+
+
+def _one_of(keys: Sequence[str]) -> str:
+    return f"keys such as {', '.join(keys)}"
+
+
+def _known(keys: Any, systems: Mapping[str, System], where: str) -> list[str]:
+    """Return the names of systems in a list.
+
+    Raises:
+        UsageError: it is no list, or there is no such system.
+    """
+    if not isinstance(keys, list) or not keys:
+        raise UsageError(f"{where} is {keys!r}; expected a list of systems")
+    unknown = next((key for key in keys if str(key) not in systems), None)
+    if unknown is not None:
+        raise UsageError(f"{where}: no system {unknown!r}{did_you_mean(str(unknown), systems)}")
+    return [str(key) for key in keys]

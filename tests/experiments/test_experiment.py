@@ -1,0 +1,218 @@
+"""`cosup experiment` on small pairs: what is run, what is run again, and what the tables say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cosup.data.writing import write_jsonl
+from cosup.errors import UsageError
+from cosup.experiments import run as running
+from cosup.experiments.plan import load_experiment
+from cosup.experiments.provenance import address_of
+from cosup.experiments.run import folder_of, steps_of
+from cosup.experiments.table import collect, compare, differences, main_record, markdown
+from cosup.training.config import PRESETS
+from tests.commands import Cosup
+from tests.pairs import TinyWorld
+
+MEASURES = {"retrieval": "passage_f1", "correctness": "contains_answer"}
+
+
+def experiment(world: TinyWorld, folder: Path, **changes: Any) -> Path:
+    """Write a recipe of two steps, a suite of two tasks and an experiment of three systems."""
+    files = {"passages": str(world.passages), "questions": str(world.questions)}
+    training = {"max_steps": 2, "per_device_train_batch_size": 2, "save_strategy": "no", "use_cpu": True}
+    data = {**files, "max_length": 256, "max_passage_length": 96}
+    recipe = {"generator": str(world.base), "embedder": str(world.base), "data": data, "training": training}
+    tasks = {"one": {**files, **MEASURES, "limit": 3, "group": "all of it"}, "two": {**files, **MEASURES, "limit": 9}}
+    suite = {"generation": {"max_new_tokens": 12}, "tasks": tasks}
+    record: dict[str, Any] = {
+        "output": str(folder / "results"),
+        "recipe": str(folder / "recipe.yaml"),
+        "suite": str(folder / "suite.yaml"),
+        "seeds": [1],
+        "limit": 4,
+        "systems": {
+            "words": {"name": "NTP + BM25", "set": {"supervision": "ntp"}, "retriever": "bm25"},
+            "apart": {"set": {"supervision": "ntp"}, "retriever": {"train": {"supervision": "nsp"}}},
+            "both": None,
+        },
+        "compare": [["both", "apart"], ["both", "words"]],
+        "scales": {"small": {"systems": ["both"], "set": {"training.max_steps": 1}, "limit": 2}},
+    }
+    for name, content in {"recipe": recipe, "suite": suite, "experiment": record | changes}.items():
+        (folder / f"{name}.yaml").write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+    return folder / "experiment.yaml"
+
+
+def made(folder: Path, pattern: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.glob(pattern)}
+
+
+def test_what_systems_have_in_common_is_done_once_and_nothing_twice(
+    cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    path, results = experiment(tiny_world, tmp_path), tmp_path / "results"
+    assert "0 of 3 done" in cosup("experiment", path, "--plan").err
+    assert not results.exists()
+    done = cosup("experiment", path)
+    assert done.code == 0, done.err
+    assert len(made(results, "trained/*/model/cosup.json")) == 3  # one writer serves two systems
+    assert len(made(results, "measured/*/record.json")) == 3
+    assert "| NTP + BM25 | 1 |" in done.out
+    assert "### Paired differences" in done.out
+    main = json.loads((results / "main.json").read_text(encoding="utf-8"))
+    assert main["systems"]["both"]["tasks"].keys() == {"one", "two"}
+    assert main["systems"]["both"]["tasks"]["one"].keys() == {"retrieval", "recall@1", "correctness", "citation"}
+    assert main["settings"]["limit"] == {"one": 3, "two": 4}
+    assert main["settings"]["runs"][0]["seconds"].keys() == {"train_writer", "measure"}
+    before = made(results, "*ed/**/*")
+    again = cosup("experiment", path)
+    assert (again.code, again.out) == (0, done.out)
+    assert made(results, "*ed/**/*") == before
+    assert "3 of 3 done" in cosup("experiment", path, "--plan").err
+    assert cosup("experiment", experiment(tiny_world, tmp_path, seeds=[1, 2])).code == 0
+    assert before.items() <= made(results, "*ed/**/*").items()
+    assert len(made(results, "measured/*/record.json")) == 6
+
+
+def test_it_goes_on_after_an_interruption(
+    cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, results = experiment(tiny_world, tmp_path), tmp_path / "results"
+    real, calls = running.run_suite, []
+
+    def stopped(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running, "run_suite", stopped)
+        assert cosup("experiment", path).code != 0
+    kept = made(results, "trained/*/model/cosup.json") | made(results, "measured/*/record.json")
+    assert len(kept) == 3  # two trainings of the system that was not measured, and one measurement
+    assert list(json.loads((results / "main.json").read_text(encoding="utf-8"))["systems"]) == ["words"]
+    done = cosup("experiment", path)
+    assert done.code == 0, done.err
+    found = made(results, "trained/*/model/cosup.json") | made(results, "measured/*/record.json")
+    assert kept.items() <= found.items()
+
+
+def test_a_scale_has_its_own_systems_settings_and_results(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    path = experiment(tiny_world, tmp_path)
+    done = cosup("experiment", path, "--scale", "small")
+    assert done.code == 0, done.err
+    main = json.loads((tmp_path / "results-small" / "main.json").read_text(encoding="utf-8"))
+    assert list(main["systems"]) == ["both"]
+    assert (main["settings"]["scale"], main["settings"]["limit"]) == ("small", {"one": 2, "two": 2})
+    (record,) = (tmp_path / "results-small").glob("measured/*/record.json")
+    assert json.loads(record.read_text(encoding="utf-8"))["recipes"][0]["training"]["max_steps"] == 1
+
+
+def test_addresses_are_of_contents(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """Files may move; what is in them may not change. The name of a system and of its file count for nothing."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tiny_world.questions, tmp_path / name / "questions.jsonl")
+    with (tmp_path / "c" / "questions.jsonl").open("a") as stream:
+        stream.write("\n")
+    assert len({address_of({"x": 1}, [tmp_path / name / "questions.jsonl"]) for name in "ab"}) == 1
+    assert len({address_of({"x": 1}, [tmp_path / name]) for name in "abc"}) == 2
+    assert address_of({"x": 1}, ["hub/id"]) != address_of({"x": 1}, ["hub/other"])
+    steps = steps_of(load_experiment(experiment(tiny_world, tmp_path / "a", seeds=[1, 2])))
+    moved = steps_of(load_experiment(experiment(tiny_world, tmp_path / "b", systems={"renamed": None}, compare=[])))
+    assert folder_of(moved[0].writer).name == folder_of(steps[2].writer).name
+    assert moved[0].record.parent.name == steps[2].record.parent.name
+    assert [(step.system.key, step.seed) for step in steps] == [
+        (key, seed) for seed in (1, 2) for key in ("words", "apart", "both")
+    ]
+    assert len({folder_of(recipe) for step in steps for recipe in step.trainings}) == 6
+    assert len({step.record for step in steps}) == 6
+
+
+def scored(folder: Path, system: str, seed: int, **tasks: dict[str, float]) -> dict[str, Any]:
+    """Return a record whose tasks have these scores of correctness, by question."""
+    for task, scores in tasks.items():
+        lines = [{"id": q, "scores": {"contains_answer": s, "recall@1": 1.0}} for q, s in scores.items()]
+        write_jsonl(folder / f"{system}{seed}" / task / "report" / "per_question.jsonl", lines)
+    known = {task: {"group": "in" if task == "x" else None, **MEASURES} for task in tasks}
+    return {
+        "system": system,
+        "name": system.upper(),
+        "seed": seed,
+        "tasks": known,
+        "folder": str(folder / f"{system}{seed}"),
+    }
+
+
+def test_averages_count_each_task_once_and_differences_are_paired(tmp_path: Path) -> None:
+    """Worked out by hand: task x has two questions, task y four; system a has two seeds."""
+    records = [
+        scored(tmp_path, "a", 1, x={"1": 1, "2": 0}, y={"1": 1, "2": 1, "3": 1, "4": 1}),
+        scored(tmp_path, "b", 1, x={"1": 0, "2": 1}, y={"1": 0, "2": 0, "3": 1, "4": 1}),
+        scored(tmp_path, "a", 2, x={"1": 1, "2": 1}, y={"1": 1, "2": 1, "3": 1, "4": 1}),
+    ]
+    a, b = collect(records)
+    assert a.seeds == (1, 2)
+    assert a.scores["x"]["correctness"] == {"1": 1, "2": 0.5}
+    main = main_record([a, b], differences([a, b], [("a", "b")]), {})["systems"]
+    assert main["a"]["tasks"]["x"] == {"retrieval": None, "recall@1": 100, "correctness": 75, "citation": None}
+    assert main["a"]["average"]["correctness"] == pytest.approx((75 + 100) / 2)
+    assert main["b"]["average"]["correctness"] == pytest.approx(50)
+    assert main["a"]["groups"]["in"]["correctness"] == 75
+    found = compare(a, b, "correctness")
+    assert found is not None
+    assert found.value == pytest.approx((25 + 50) / 2)
+    assert (found.better, found.tasks) == (2, 2)
+    assert found.low < found.value < found.high
+    assert compare(a, b, "citation") is None
+    assert "| A | B | correctness | +37.5 [" in markdown([a, b], differences([a, b], [("a", "b")]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"systems": {}}, "'systems' has no system"),
+        ({"system": {}}, "no key 'system' (did you mean 'systems'?)"),
+        ({"systems": {"../x": None}}, "systems.../x: expected letters"),
+        ({"systems": {"x": {"sets": {}}}}, "no key 'sets' (did you mean 'set'?)"),
+        ({"systems": {"x": {"set": {"supervison": "ntp"}}}, "compare": []}, "did you mean 'supervision'"),
+        ({"systems": {"x": {"set": {"supervision": "ntpp"}}}, "compare": []}, "experiment.yaml: system 'x': "),
+        ({"compare": [["both"]]}, "'compare' has ['both']; expected two systems"),
+        ({"compare": [["both", "word"]]}, "no system 'word' (did you mean 'words'?)"),
+        ({"seeds": [1.5]}, "'seeds' is [1.5]"),
+        ({"limit": 0}, "'limit' is 0"),
+        ({"suite": None}, "'suite' is None; expected a path"),
+        ({"suite": "none.yaml"}, "none.yaml: cannot read it"),
+        ({"recipe": "none.yaml"}, "none.yaml: no such recipe"),
+        ({"scales": {"x": {"seed": 1}}}, "no key 'seed' (did you mean 'seeds'?)"),
+    ],
+)
+def test_a_wrong_experiment_is_refused_before_anything_runs(
+    changes: dict[str, Any], message: str, cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    assert message in cosup.refused("experiment", experiment(tiny_world, tmp_path, **changes))
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("scale", [None, "cpu"])
+def test_the_experiment_of_the_recipes_can_be_planned(scale: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's preset and the recipe with its keys set are one and the same."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    found = load_experiment("recipes/experiments/main.yaml", scale)
+    steps = steps_of(found)
+    assert len(steps) == len(found.systems) * len(found.seeds)
+    paper = next(step.writer for step in steps if step.system.key == "e")
+    assert paper.objective.items() >= PRESETS["paper"].items()
+
+
+def test_an_unknown_scale_is_named(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no scale 'smal' \(did you mean 'small'\?\); there are: small"):
+        load_experiment(experiment(tiny_world, tmp_path), "smal")
