@@ -479,32 +479,40 @@ def evaluate(
     evaluating.evaluate_predictions(shell, inputs, output, judging)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def experiment(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="A YAML file.", show_default=False)],
+    path: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A YAML file.", show_default=False)],
     scale: Annotated[
         str | None, typer.Option("--scale", help="One of the file's scales.  [default: the whole experiment]")
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what is done and what is to do, and stop.")] = False,
+    records: Annotated[
+        Path | None,
+        typer.Option("--records", help="Folder of records: finished ones are taken from there, new ones put there."),
+    ] = None,
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
     """Compare systems: train each, answer and measure on several tasks, and print the tables.
 
     What is done is never done again, and the same command goes on after an interruption: every training and every
-    measurement lies in a folder named by what it is made from.
+    measurement lies in a folder named by what it is made from. Any key of the recipe can follow, for every system that
+    does not set it itself.
 
     \b
     cosup experiment recipes/experiments/main.yaml --plan
-    cosup experiment recipes/experiments/main.yaml --scale cpu
+    cosup experiment recipes/experiments/main.yaml --scale cpu --generator models/mine --embedder models/mine
     """
     from cosup import experimenting
 
     shell: Shell = context.obj
+    own = [name for parameter in context.command.params for name in parameter.opts]
+    file, overrides = split_overrides([path, *context.args], own, "experiment")
+    chosen = experimenting.Chosen(Path(file), scale, overrides, records)
     if plan:
-        experimenting.show_plan(shell, path, scale)
+        experimenting.show_plan(shell, chosen)
     else:
-        experimenting.run(shell, path, scale, lambda model: _load_pair(_model_folder(model), dtype))
+        experimenting.run(shell, chosen, lambda model: _load_pair(_model_folder(model), dtype))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -555,15 +563,18 @@ def main(words: Sequence[str] | None = None) -> int:
     return code
 
 
-def split_overrides(words: Sequence[str], options: Sequence[str] = ()) -> tuple[str, list[tuple[str, str]]]:
-    """Part the words after a command into the recipe and its `--key value` or `--key=value` overrides.
+def split_overrides(
+    words: Sequence[str], options: Sequence[str] = (), what: str = "recipe"
+) -> tuple[str, list[tuple[str, str]]]:
+    """Part the words after a command into its file and the `--key value` or `--key=value` overrides.
 
     Args:
         words: those that no option has taken.
         options: of the command, with which an override may be meant.
+        what: the file is.
 
     Raises:
-        UsageError: a key has no value, or there is not exactly one recipe.
+        UsageError: a key has no value, or there is not exactly one file.
     """
     rest, overrides, recipes = list(words), [], []
     while rest:
@@ -581,7 +592,7 @@ def split_overrides(words: Sequence[str], options: Sequence[str] = ()) -> tuple[
         overrides.append((key, value))
     if len(recipes) != 1:
         found = f"found {', '.join(recipes)}" if recipes else "found none"
-        raise UsageError(f"expected one recipe and --key value pairs; {found}")
+        raise UsageError(f"expected one {what} and --key value pairs; {found}")
     return recipes[0], overrides
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cosup.errors import UsageError
 from cosup.shell import Shell
 
 if TYPE_CHECKING:
@@ -14,40 +16,65 @@ if TYPE_CHECKING:
     from cosup.modeling import CoSupervisedModel
 
 
-def show_plan(shell: Shell, path: Path, scale: str | None) -> None:
+@dataclass(frozen=True)
+class Chosen:
+    """What of which experiment is meant.
+
+    Attributes:
+        path: its file.
+        scale: one of its scales, or None.
+        overrides: keys of the recipe and their values as on a command line, for every system that does not set them.
+        kept: folder of records that are taken and given; see `run_experiment`.
+    """
+
+    path: Path
+    scale: str | None = None
+    overrides: Sequence[tuple[str, str]] = ()
+    kept: Path | None = None
+
+    def load(self) -> Experiment:
+        """Read the experiment.
+
+        Raises:
+            UsageError, InputError: it cannot be used.
+        """
+        from cosup.experiments.plan import load_experiment
+
+        return load_experiment(self.path, self.scale, {key: _value(key, text) for key, text in self.overrides})
+
+
+def show_plan(shell: Shell, chosen: Chosen) -> None:
     """Print a line for each system and seed: what is done and where; nothing is loaded or written.
 
     Raises:
         UsageError, InputError: the experiment cannot be run as it is.
     """
-    from cosup.experiments.plan import load_experiment
-    from cosup.experiments.run import folder_of, is_trained, steps_of
+    from cosup.experiments.run import folder_of, is_trained, record_of, steps_of
 
-    steps = steps_of(load_experiment(path, scale))
-    for step in steps:
+    steps = steps_of(chosen.load())
+    found = [record_of(step, chosen.kept) for step in steps]
+    for step, record in zip(steps, found, strict=True):
         trained = ", ".join(f"{folder_of(r)} {'trained' if is_trained(r) else 'to train'}" for r in step.trainings)
-        state = "done" if step.done else "to do"
-        shell.result(f"{step.system.key}  seed {step.seed}  {state}  {trained}  {step.record.parent}")
-    shell.note(f"{sum(step.done for step in steps)} of {len(steps)} done")
+        state, place = ("to do", step.record) if record is None else ("done", record)
+        shell.result(f"{step.system.key}  seed {step.seed}  {state}  {trained}  {place}")
+    shell.note(f"{sum(record is not None for record in found)} of {len(steps)} done")
 
 
-def run(shell: Shell, path: Path, scale: str | None, load: Callable[[Path], CoSupervisedModel]) -> None:
+def run(shell: Shell, chosen: Chosen, load: Callable[[Path], CoSupervisedModel]) -> None:
     """Run an experiment and write `main.json` and `main.md` into its folder after every measurement.
 
     Args:
         shell: where the tables go.
-        path: its file.
-        scale: one of its scales, or None.
+        chosen: what to run.
         load: checks a model folder and loads it.
 
     Raises:
         UsageError, InputError: something cannot be used.
     """
-    from cosup.experiments.plan import load_experiment
     from cosup.experiments.run import run_experiment
 
-    experiment = load_experiment(path, scale)
-    run_experiment(experiment, load, shell.progress, lambda records: write_tables(experiment, records))
+    experiment = chosen.load()
+    run_experiment(experiment, load, shell.progress, lambda records: write_tables(experiment, records), chosen.kept)
     shell.result((experiment.output / "main.md").read_text(encoding="utf-8").rstrip())
     shell.note(f"written: {experiment.output / 'main.json'}, main.md")
 
@@ -63,8 +90,9 @@ def write_tables(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -
         "experiment": str(experiment.path),
         "scale": experiment.scale,
         "limit": {task.name: task.limit for task in experiment.suite.tasks},
+        "pool": {task.name: task.pool for task in experiment.suite.tasks},
         "runs": [
-            {key: record[key] for key in ("system", "seed", "commit", "versions", "hardware", "seconds")}
+            {key: record[key] for key in ("system", "seed", "axes", "commit", "versions", "hardware", "seconds")}
             for record in records
         ],
     }
@@ -74,3 +102,12 @@ def write_tables(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -
     for name, text in texts.items():
         with atomic_open(experiment.output / name) as stream:
             stream.write(text)
+
+
+def _value(key: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--{key} {text}: the value is not valid YAML") from None

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from cosup.records import Answer, Question
 
-ANSWER_METRICS = ("exact_match", "f1", "contains_answer", "contains_answer_raw", "answers_found")
+ANSWER_METRICS = ("exact_match", "f1", "contains_answer", "contains_answer_raw", "answer_correct", "answers_found")
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]+")
@@ -91,9 +91,10 @@ def contains_raw(text: str, gold: str) -> bool:
 def answer_scores(answer: Answer, question: Question) -> dict[str, float]:
     """Score one prediction against the question's answers: every one of `ANSWER_METRICS`, in 0..1.
 
-    `exact_match` and `f1` score `answer.answer`, the others `answer.text`, all without `[n]` marks. The first four
-    take the best of the gold answers (aliases of one answer); `answers_found` is the share of them that the text
-    contains (tasks where all are wanted).
+    `exact_match` and `f1` score `answer.answer`, the others `answer.text`, all without `[n]` marks. `answer_correct`
+    is `contains_answer`, but `exact_match` where a gold answer is yes or no, words that stand in many a text. All but
+    the last take the best of the gold answers (aliases of one answer); `answers_found` is the share of them that the
+    text contains (tasks where all are wanted).
 
     Returns:
         The scores, or nothing where the question has no gold answer: it cannot be scored here.
@@ -103,11 +104,14 @@ def answer_scores(answer: Answer, question: Question) -> dict[str, float]:
         return {}
     final, text = without_marks(answer.answer), without_marks(answer.text)
     found = [contains(text, gold) for gold in golds]
+    exact = any(exact_match(final, gold) for gold in golds)
+    polar = any(normalise(gold) in ("yes", "no") for gold in golds)
     return {
-        "exact_match": float(any(exact_match(final, gold) for gold in golds)),
+        "exact_match": float(exact),
         "f1": max(token_f1(final, gold) for gold in golds),
         "contains_answer": float(any(found)),
         "contains_answer_raw": float(any(contains_raw(text, gold) for gold in golds)),
+        "answer_correct": float(exact if polar else any(found)),
         "answers_found": share(found),
     }
 

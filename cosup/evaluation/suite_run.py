@@ -2,7 +2,7 @@
 
 `OUTPUT/TASK/` gets `questions.jsonl` (those that are asked), `predictions.jsonl` and `report/`; `OUTPUT/` gets
 `suite.json` and `suite.md`, written last. Tasks with the same list of passages share one `index/`, in the folder of the
-first of them that is answered, and one corpus is held at a time.
+first of them that is answered (one with a `pool` has its own), and one corpus is held at a time.
 """
 
 from __future__ import annotations
@@ -103,20 +103,21 @@ def run_suite(suite: Suite, output: Path, means: Means) -> list[TaskRow]:
             answered.
         UsageError: the model or a folder cannot be used, or answers of another run wait there.
     """
-    groups: dict[tuple[str, ...], list[Task]] = {}
+    groups: dict[tuple[tuple[str, ...], str | None], list[Task]] = {}
     for task in suite.tasks:
-        groups.setdefault(task.passages, []).append(task)
+        groups.setdefault((task.passages, None if task.pool is None else task.name), []).append(task)
     corpora, ready = _Corpora(), {}
-    for paths in reversed(groups):  # the first one is then at hand when the work begins
-        for task in groups[paths]:
+    for paths, own in reversed(groups):  # the first one is then at hand when the work begins
+        for task in groups[paths, own]:
             ready[task.name] = _prepare(suite, task, corpora.read(paths), means.judge is not None)
     load = cache(means.load)
     _check_lengths(suite, ready.values(), load)
     for name, checked in ready.items():
         write_jsonl(output / name / "questions.jsonl", checked.questions)
     rows: dict[str, TaskRow] = {}
-    for paths, tasks in groups.items():
-        found = _run_group(suite, [ready[task.name] for task in tasks], corpora.read(paths), output, means, load)
+    for (paths, _), tasks in groups.items():
+        asked = [ready[task.name] for task in tasks]
+        found = _run_group(suite, asked, _pool(corpora.read(paths), asked[0]), output, means, load)
         rows |= {row.task: row for row in found}
     ordered = [rows[task.name] for task in suite.tasks]
     _write(suite, output, ordered)
@@ -129,7 +130,8 @@ def _prepare(suite: Suite, task: Task, corpus: Mapping[str, Passage], has_judge:
     known = {question.id for question in questions}
     if task.limit is not None and task.limit < len(questions):
         questions = [questions[i * len(questions) // task.limit] for i in range(task.limit)]
-    answers, deepest = None, min(suite.settings[task.name].top_k, len(corpus))
+    deepest = min(suite.settings[task.name].top_k, len(_pool(corpus, _Ready(task, questions, None))))
+    answers = None
     cutoffs: Sequence[int] = [k for k in CUTOFFS if k == 1 or k <= deepest]
     if task.predictions is not None:
         answers = read_answers(task.predictions)
@@ -144,6 +146,17 @@ def _prepare(suite: Suite, task: Task, corpus: Mapping[str, Passage], has_judge:
     if problem is not None:
         raise InputError(f"task {task.name}: {problem}", suite.path)
     return _Ready(task, questions, answers)
+
+
+def _pool(corpus: Mapping[str, Passage], ready: _Ready) -> Mapping[str, Passage]:
+    """Return the passages that a task searches, in the order of the corpus; see `Task.pool`."""
+    if ready.task.pool is None or ready.task.pool >= len(corpus):
+        return corpus
+    kept = {evidence.passage_id for question in ready.questions for evidence in question.evidence}
+    others = [name for name in corpus if name not in kept]
+    room = max(0, ready.task.pool - len(kept))
+    kept.update(others[i * len(others) // room] for i in range(room))
+    return {name: passage for name, passage in corpus.items() if name in kept}
 
 
 def _check_lengths(suite: Suite, tasks: Iterable[_Ready], load: _Load) -> None:
@@ -252,7 +265,7 @@ def _index(
 def _settings(suite: Suite, task: Task) -> dict[str, Any]:
     """Return what a task's report keeps beside its figures."""
     own = {"task": task.name, "passages": list(task.passages), "questions": task.questions, "limit": task.limit}
-    return _about(suite) | own
+    return _about(suite) | own | ({} if task.pool is None else {"pool": task.pool})
 
 
 def _about(suite: Suite) -> dict[str, Any]:

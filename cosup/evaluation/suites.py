@@ -9,6 +9,7 @@ tasks:
     passages: data/squad/passages.jsonl
     questions: data/squad/questions.test.jsonl
     limit: 200                                  # questions at most, spread over the file
+    pool: 1000                                  # passages at most, beyond those that the questions need
     retrieval: answer_passage_precision
     correctness: contains_answer
     citation: citation_recall
@@ -45,6 +46,8 @@ class Task:
         passages: the corpus, files or folders.
         questions: file of questions.
         limit: questions at most, spread evenly over the file; None for all.
+        pool: passages at most: the evidence of the questions asked, and others spread evenly over the corpus (more
+            where the evidence alone is more); None for all.
         predictions: a file to score in place of answering; None answers with the suite's model.
         retrieval: measure shown for retrieval; None for none. So `correctness` and `citation`.
         group: tasks of one group have an average of their own.
@@ -55,6 +58,7 @@ class Task:
     passages: tuple[str, ...]
     questions: str
     limit: int | None = None
+    pool: int | None = None
     predictions: str | None = None
     retrieval: str | None = None
     correctness: str | None = None
@@ -167,13 +171,20 @@ def _task(name: str, record: Any) -> Task:
     questions = _text(record, "questions", where)
     if questions is None:
         raise UsageError(f"{where}: no 'questions'; expected a file")
-    limit = record.get("limit")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise UsageError(f"{where}: limit is {limit!r}; expected a number of at least 1")
+    limit, pool = (_count(record, key, where) for key in ("limit", "pool"))
     sides = {side: _measure(record, side, where) for side in SIDES}
     more = {key: _text(record, key, where) for key in ("predictions", "group")}
     own = _settings_of(record.get("generation"), f"{where}.generation")
-    return Task(name, tuple(listed), questions, limit, **sides, **more, generation=own)
+    if pool is not None and more["predictions"] is not None:
+        raise UsageError(f"{where}: predictions were made over all passages; leave out 'pool' or 'predictions'")
+    return Task(name, tuple(listed), questions, limit, pool, **sides, **more, generation=own)
+
+
+def _count(record: Mapping[str, Any], key: str, where: str) -> int | None:
+    value: Any = record.get(key)
+    if value is not None and (type(value) is not int or value < 1):
+        raise UsageError(f"{where}: {key} is {value!r}; expected a number of at least 1")
+    return value
 
 
 def _measure(record: Mapping[str, Any], side: str, where: str) -> str | None:

@@ -6,6 +6,10 @@ suite: recipes/suites/twelve-sets.yaml      # what they are measured on
 seeds: [1, 2, 3]
 set: {training.max_steps: 800}              # keys of the recipe, for every system
 limit: 300                                  # questions a task at most
+pool: 5000                                  # passages a task at most, as in a suite
+models:                                     # made from others, named as `generator` or `embedder`; see `models`
+  six-layers: {from: models/SmolLM2-135M-Instruct.Q4_1.gguf, layers: 6}
+axes: {objective.temperature: [0.02, 0.05]} # every system once with each value (with each of their combinations)
 systems:
   bm25:
     name: NTP only + BM25
@@ -25,18 +29,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from cosup.data.yaml_files import check_keys, mapping_of, read_yaml
 from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.evaluation.suites import Suite, load_suite, read_retriever
+from cosup.experiments.models import DerivedModel, folders_of, read_models
 from cosup.generation.retrievers.opening import RetrieverChoice
 
-KEYS = ("output", "recipe", "suite", "seeds", "set", "limit", "systems", "compare", "scales")
+KEYS = ("output", "recipe", "suite", "seeds", "set", "limit", "pool", "models", "axes", "systems", "compare", "scales")
 SYSTEM_KEYS = ("name", "set", "retriever")
-SCALE_KEYS = ("seeds", "limit", "set", "systems")
+SCALE_KEYS = ("seeds", "limit", "pool", "set", "axes", "systems")
+ONLY = "run"  # the system of an experiment that names none
 _NAME = re.compile(r"[\w][\w.-]*")
 
 
@@ -50,6 +57,7 @@ class System:
         changes: keys of the recipe, dotted or bare, that its training sets.
         retriever: who retrieves in the pair's place; None where it does so itself or `retriever_changes` says who.
         retriever_changes: keys set for the training of a pair that retrieves in its place; None trains no such pair.
+        axes: the value that this system has of each of the experiment's axes.
     """
 
     key: str
@@ -57,6 +65,7 @@ class System:
     changes: Mapping[str, Any]
     retriever: RetrieverChoice | None = None
     retriever_changes: Mapping[str, Any] | None = None
+    axes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ class Experiment:
         seeds: of the trainings.
         comparisons: pairs of systems.
         scale: its name, None for the whole.
+        models: made from others, by name.
     """
 
     path: Path
@@ -82,6 +92,12 @@ class Experiment:
     seeds: tuple[int, ...]
     comparisons: tuple[tuple[str, str], ...] = ()
     scale: str | None = None
+    models: Mapping[str, DerivedModel] = field(default_factory=dict)
+
+    @property
+    def model_folders(self) -> dict[str, Path]:
+        """Where each of `models` is or will be."""
+        return folders_of(self.models, self.output)
 
     def runs(self) -> Iterator[tuple[System, int]]:
         """Yield systems with seeds: all systems with the first seed, then all with the next."""
@@ -90,12 +106,13 @@ class Experiment:
                 yield system, seed
 
 
-def load_experiment(path: str | Path, scale: str | None = None) -> Experiment:
+def load_experiment(path: str | Path, scale: str | None = None, changes: Mapping[str, Any] | None = None) -> Experiment:
     """Read an experiment; its paths are taken from where the command runs.
 
     Args:
         path: YAML file.
         scale: one of its `scales`.
+        changes: keys of the recipe, for every system that does not set them itself.
 
     Raises:
         InputError: it is no YAML, or a key or value is wrong; names the file.
@@ -104,14 +121,14 @@ def load_experiment(path: str | Path, scale: str | None = None) -> Experiment:
     place = Path(path)
     record = read_yaml(place)
     try:
-        return _experiment(place, record, scale)
+        return _experiment(place, record, scale, changes or {})
     except InputError:
         raise
     except UsageError as error:
         raise InputError(str(error), place) from None
 
 
-def _experiment(path: Path, record: Any, scale: str | None) -> Experiment:
+def _experiment(path: Path, record: Any, scale: str | None, changes: Mapping[str, Any]) -> Experiment:
     if not isinstance(record, Mapping):
         raise UsageError(f"found {type(record).__name__}; expected an experiment with {', '.join(KEYS)}")
     check_keys(record, KEYS, "an experiment")
@@ -120,9 +137,12 @@ def _experiment(path: Path, record: Any, scale: str | None) -> Experiment:
     wrong = next((key for key, value in texts.items() if not isinstance(value, str) or not value.strip()), None)
     if wrong is not None:
         raise UsageError(f"{wrong!r} is {texts[wrong]!r}; expected a path")
-    common = {**_changes(record.get("set"), "set"), **_changes(chosen.get("set"), "the scale's set")}
-    systems = _systems(record.get("systems"), common)
+    common = {**_changes(record.get("set"), "set"), **_changes(chosen.get("set"), "the scale's set"), **changes}
+    systems = _systems(record.get("systems", {ONLY: None}), common)
     kept = _known(chosen.get("systems", list(systems)), systems, "the scale's systems")
+    axes = _axes(chosen.get("axes", record.get("axes")))
+    systems = {own.key: own for key in dict.fromkeys(kept) for own in _along(systems[key], axes)} if axes else systems
+    kept = list(systems) if axes else kept
     seeds = chosen.get("seeds", record.get("seeds", [0]))
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UsageError(f"'seeds' is {seeds!r}; expected a list of whole numbers")
@@ -132,7 +152,8 @@ def _experiment(path: Path, record: Any, scale: str | None) -> Experiment:
             raise UsageError(f"'compare' has {pair!r}; expected two systems")
         one, other = _known(pair, systems, "'compare'")
         comparisons.append((one, other))
-    suite = _limited(load_suite(str(texts["suite"]), "to be trained"), chosen.get("limit", record.get("limit")))
+    counts = {key: _count(chosen.get(key, record.get(key)), key) for key in ("limit", "pool")}
+    suite = _limited(load_suite(str(texts["suite"]), "to be trained"), **counts)
     return Experiment(
         path,
         _output(Path(str(texts["output"])), scale),
@@ -142,6 +163,7 @@ def _experiment(path: Path, record: Any, scale: str | None) -> Experiment:
         tuple(dict.fromkeys(seeds)),
         tuple(pair for pair in comparisons if set(pair) <= set(kept)),
         scale,
+        read_models(record.get("models")),
     )
 
 
@@ -187,13 +209,45 @@ def _changes(record: Any, where: str) -> dict[str, Any]:
     return {str(key): value for key, value in mapping_of(record, where, "keys of the recipe").items()}
 
 
-def _limited(suite: Suite, limit: Any) -> Suite:
-    """Return the suite with at most so many questions a task."""
-    if limit is None:
-        return suite
-    if type(limit) is not int or limit < 1:
-        raise UsageError(f"'limit' is {limit!r}; expected a number of at least 1")
-    return replace(suite, tasks=tuple(replace(task, limit=min(limit, task.limit or limit)) for task in suite.tasks))
+def _axes(record: Any) -> dict[str, list[Any]]:
+    axes = {str(key): value for key, value in mapping_of(record, "axes", "keys of the recipe").items()}
+    for key, values in axes.items():
+        if not isinstance(values, list) or not values or not all(isinstance(v, str | int | float) for v in values):
+            raise UsageError(f"axes.{key} is {values!r}; expected a list of values")
+    return axes
+
+
+def _along(system: System, axes: Mapping[str, Sequence[Any]]) -> Iterator[System]:
+    """Yield a system with each combination of the axes' values; a retriever of its own moves along."""
+    for values in product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        parts = [f"{key.rpartition('.')[2]}-{value}" for key, value in point.items()]
+        named = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in point.items())
+        searcher = system.retriever_changes
+        yield replace(
+            system,
+            key="-".join(parts) if system.key == ONLY else "-".join([system.key, *parts]),
+            name=named if system.key == ONLY else f"{system.name}, {named}",
+            changes={**system.changes, **point},
+            retriever_changes=None if searcher is None else {**searcher, **point},
+            axes=point,
+        )
+
+
+def _limited(suite: Suite, limit: int | None, pool: int | None) -> Suite:
+    """Return the suite with at most so many questions and passages a task."""
+    tasks = (replace(task, limit=_least(limit, task.limit), pool=_least(pool, task.pool)) for task in suite.tasks)
+    return replace(suite, tasks=tuple(tasks))
+
+
+def _least(*counts: int | None) -> int | None:
+    return min((count for count in counts if count is not None), default=None)
+
+
+def _count(value: Any, key: str) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise UsageError(f"{key!r} is {value!r}; expected a number of at least 1")
+    return value
 
 
 def _one_of(keys: Sequence[str]) -> str:

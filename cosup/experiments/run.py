@@ -1,8 +1,9 @@
 """Running an experiment: every training and every measurement once, each under the address of what it is made from.
 
+    OUTPUT/models/NAME-ADDRESS/ a model that the experiment makes from another
     OUTPUT/trained/ADDRESS/     a run folder of `cosup train`
     OUTPUT/indexes/TASK-EMBEDDER/  indexes, shared by what has the same embedder
-    OUTPUT/measured/ADDRESS/    results of a suite, and `record.json`, written last
+    OUTPUT/measured/ADDRESS/    results of a suite, and `record.json`, written last, which says all that tables show
     OUTPUT/main.json, main.md   the tables, written after every measurement
 
 A finished piece is never made again and an interrupted one goes on, whichever systems and seeds the file names next.
@@ -19,10 +20,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cosup.data.jsonl import iter_jsonl
 from cosup.data.writing import atomic_open
 from cosup.errors import InputError, UsageError
+from cosup.evaluation.scoring import IF_RETRIEVED
 from cosup.evaluation.suite_run import Means, run_suite
-from cosup.evaluation.suites import Suite
+from cosup.evaluation.suites import SIDES, Suite, Task
+from cosup.experiments.models import make_model
 from cosup.experiments.plan import Experiment, System
 from cosup.experiments.provenance import address_of, provenance
 from cosup.generation.retrievers.opening import SEPARATE, RetrieverChoice
@@ -30,6 +34,10 @@ from cosup.modeling import CoSupervisedModel
 from cosup.training.recipe import Recipe, load_recipe
 
 Bars = Callable[[str, str], AbstractContextManager[Callable[[int, int, str], None]]]
+RECALL = "recall@1"
+IF_RETRIEVED_COLUMN = "correctness_if_retrieved"
+COLUMNS = ("retrieval", RECALL, "correctness", "citation", IF_RETRIEVED_COLUMN, "answer_passage_precision")
+"""What a record keeps of every question: the suite's own measures, and those that every task has."""
 _DATA_FILES = ("passages", "questions", "examples", "eval_questions", "eval_examples")
 
 
@@ -55,9 +63,9 @@ class Step:
         return (self.writer,) if self.searcher is None else (self.writer, self.searcher)
 
     @property
-    def done(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.record.is_file()
+    def address(self) -> str:
+        """What names the measurement."""
+        return self.record.parent.name
 
 
 def folder_of(recipe: Recipe) -> Path:
@@ -95,6 +103,7 @@ def run_experiment(
     load: Callable[[Path], CoSupervisedModel],
     bars: Bars,
     after: Callable[[Sequence[Mapping[str, Any]]], None],
+    kept: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Train, answer and measure what is not done yet.
 
@@ -103,6 +112,8 @@ def run_experiment(
         load: returns a model folder's pair on its device.
         bars: draws progress: called with a description and a unit.
         after: called with all records so far, at the start (if there are any) and after each measurement.
+        kept: folder of records, `ADDRESS.json`, from which measurements made elsewhere are taken and to which new ones
+            are copied.
 
     Returns:
         The records, in the experiment's order.
@@ -111,19 +122,27 @@ def run_experiment(
         InputError, UsageError: something cannot be used; see `steps_of` and `run_suite`.
     """
     steps = steps_of(experiment)
-    records = [read_record(step.record) for step in steps if step.done]
-    if records:
+    if records := _records(steps, kept):
         after(records)
     for step in steps:
-        if not step.done:
+        if record_of(step, kept) is None:
             _run(experiment, step, load, bars)
-            records = [read_record(known.record) for known in steps if known.done]
+            if kept is not None:
+                with atomic_open(kept / f"{step.address}.json") as stream:
+                    stream.write(step.record.read_text(encoding="utf-8"))
+            records = _records(steps, kept)
             after(records)
     return records
 
 
+def record_of(step: Step, kept: Path | None) -> Path | None:
+    """Return the record of a finished step: its own, else one that was made elsewhere; None where it is to do."""
+    places = [step.record, *([] if kept is None else [kept / f"{step.address}.json"])]
+    return next((place for place in places if place.is_file()), None)
+
+
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a `record.json`, with its own folder as `folder`.
+    """Read a record.
 
     Raises:
         InputError: it is damaged.
@@ -132,13 +151,25 @@ def read_record(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read ({error}); delete it to measure again", path) from None
-    return found | {"folder": str(path.parent)}
+    return found
+
+
+def _records(steps: Sequence[Step], kept: Path | None) -> list[dict[str, Any]]:
+    """Read what is finished; names are those of the experiment, whatever they were when it was measured."""
+    found = [(step, place) for step in steps if (place := record_of(step, kept)) is not None]
+    return [
+        read_record(place) | {"system": step.system.key, "name": step.system.name, "axes": dict(step.system.axes)}
+        for step, place in found
+    ]
 
 
 def _run(experiment: Experiment, step: Step, load: Callable[[Path], CoSupervisedModel], bars: Bars) -> None:
     from cosup.training.run import train
 
     label, seconds = f"{step.system.key}, seed {step.seed}", dict[str, float]()
+    for name, folder in experiment.model_folders.items():
+        if str(folder) in {model for recipe in step.trainings for model in (recipe.generator, recipe.embedder)}:
+            make_model(experiment.models[name], folder)
     for part, recipe in zip(("writer", "searcher"), step.trainings, strict=False):
         if not is_trained(recipe):
             with _timed(seconds, f"train_{part}"), bars(f"{label}: training {part}", "steps") as report:
@@ -158,12 +189,29 @@ def _run(experiment: Experiment, step: Step, load: Callable[[Path], CoSupervised
         "recipes": [dict(recipe.source) for recipe in step.trainings],
         "training": [_metrics(recipe) for recipe in step.trainings],
         "suite": json.loads((step.record.parent / "suite.json").read_text(encoding="utf-8")),
-        "tasks": {task.name: {"group": task.group, **task.measures} for task in suite.tasks},
+        "tasks": {task.name: _about(task) for task in suite.tasks},
+        "scores": {task.name: _scores(task, step.record.parent) for task in suite.tasks},
         "seconds": seconds,  # of this call: what was done before it is not in them
+        "experiment": str(experiment.path),
         **provenance(),
     }
     with atomic_open(step.record) as stream:
         stream.write(json.dumps(whole, ensure_ascii=False, indent=2) + "\n")
+
+
+def _about(task: Task) -> dict[str, Any]:
+    return {"group": task.group, "limit": task.limit, "pool": task.pool, **task.measures}
+
+
+def _scores(task: Task, folder: Path) -> dict[str, dict[str, float]]:
+    """Return the scores of each question, by column of `COLUMNS`, as far as its measure judges the question."""
+    measures = {column: column for column in COLUMNS} | {side: task.measures.get(side, "") for side in SIDES}
+    measures[IF_RETRIEVED_COLUMN] = measures["correctness"] + IF_RETRIEVED
+    lines = iter_jsonl(folder / task.name / "report" / "per_question.jsonl")
+    return {
+        str(line["id"]): {c: round(line["scores"][name], 6) for c, name in measures.items() if name in line["scores"]}
+        for _, line in lines
+    }
 
 
 def _trainings(experiment: Experiment, system: System, seed: int) -> tuple[Recipe, Recipe | None]:
@@ -177,11 +225,24 @@ def _trainings(experiment: Experiment, system: System, seed: int) -> tuple[Recip
 
 def _training(experiment: Experiment, changes: Mapping[str, Any], seed: int) -> Recipe:
     """Return the recipe of a training, whose run folder is named by its content."""
+    made = {name: str(folder) for name, folder in experiment.model_folders.items()}
     overrides = [(key, json.dumps(value)) for key, value in changes.items()]
     recipe = load_recipe(experiment.recipe, [*overrides, ("training.seed", str(seed))])
     source = dict(recipe.source)
     source["training"] = {key: value for key, value in recipe.training.items() if key != "output_dir"}
-    files = [recipe.generator, recipe.embedder, *(p for name in _DATA_FILES for p in getattr(recipe.data, name))]
+    pair = [recipe.generator, recipe.embedder]
+    source |= {"made": [experiment.models[name].address for name in pair if name in made]}
+    if not source["made"]:
+        del source["made"]
+    data = [path for name in _DATA_FILES for path in getattr(recipe.data, name)]
+    files = [*(model for model in pair if model not in made), *data]
+    generator, embedder = (made.get(model, model) for model in pair)
+    recipe = replace(
+        recipe,
+        generator=generator,
+        embedder=embedder,
+        source={**recipe.source, "generator": generator, "embedder": embedder},
+    )
     folder = experiment.output / "trained" / address_of(source, files)
     return replace(recipe, training={**recipe.training, "output_dir": str(folder)})
 
@@ -216,9 +277,3 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - began, 1)
-
-
-def measured_tasks(record: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """Yield the tasks of a record with their files of per-question scores."""
-    for task in record["tasks"]:
-        yield task, Path(record["folder"]) / task / "report" / "per_question.jsonl"

@@ -13,14 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from cosup.data.jsonl import iter_jsonl
 from cosup.evaluation.report import markdown_table, with_interval
 from cosup.evaluation.statistics import interval_of, resampled_averages
-from cosup.evaluation.suites import SIDES
-from cosup.experiments.run import measured_tasks
 
-RECALL = "recall@1"
-COLUMNS = ("retrieval", RECALL, "correctness", "citation")
+COLUMNS = ("retrieval", "recall@1", "correctness", "citation")
 
 Scores = Mapping[str, float]
 """Question id -> score in 0..1."""
@@ -32,7 +28,8 @@ class SystemScores:
 
     Attributes:
         seeds: that were measured.
-        scores: task -> column of `COLUMNS` -> score of each question, averaged over the seeds.
+        scores: task -> column of `COLUMNS`, and of others that the records keep -> score of each question, averaged
+            over the seeds.
         groups: task -> its group, or None.
     """
 
@@ -65,11 +62,7 @@ Differences = Mapping[tuple[str, str], Sequence[Difference]]
 
 
 def collect(records: Iterable[Mapping[str, Any]]) -> list[SystemScores]:
-    """Read the scores of the measurements, systems in the order of their first record.
-
-    Raises:
-        InputError: a file of scores is missing or damaged.
-    """
+    """Read the scores of the measurements, systems in the order of their first record."""
     grouped: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         grouped.setdefault(record["system"], []).append(record)
@@ -107,7 +100,7 @@ def main_record(systems: Sequence[SystemScores], found: Differences, settings: M
             own.key: {
                 "name": own.name,
                 "seeds": list(own.seeds),
-                "tasks": {task: {c: _percent(s) for c, s in columns.items()} for task, columns in own.scores.items()},
+                "tasks": {task: {c: _percent(columns[c]) for c in COLUMNS} for task, columns in own.scores.items()},
                 "average": {column: _cell(own, column)[0] for column in COLUMNS},
                 "groups": {name: {c: _cell(own, c, name)[0] for c in COLUMNS} for name in _group_names(own)},
             }
@@ -161,13 +154,11 @@ def _system(records: Sequence[Mapping[str, Any]]) -> SystemScores:
     first = records[0]
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for record in records:
-        for task, path in measured_tasks(record):
-            measures = {side: record["tasks"][task].get(side) for side in SIDES} | {RECALL: RECALL}
+        for task, questions in record["scores"].items():
             columns = found.setdefault(task, {column: {} for column in COLUMNS})
-            for _, line in iter_jsonl(path):
-                for column, measure in measures.items():
-                    if measure in line["scores"]:
-                        columns[column].setdefault(str(line["id"]), []).append(float(line["scores"][measure]))
+            for question, own in questions.items():
+                for column, value in own.items():
+                    columns.setdefault(column, {}).setdefault(question, []).append(float(value))
     scores = {
         task: {c: {q: sum(v) / len(v) for q, v in own.items()} for c, own in columns.items()}
         for task, columns in found.items()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from cosup.data.writing import write_jsonl
 from cosup.errors import UsageError
 from cosup.experiments import run as running
 from cosup.experiments.plan import load_experiment
@@ -137,27 +136,23 @@ def test_addresses_are_of_contents(tiny_world: TinyWorld, tmp_path: Path) -> Non
     assert len({step.record for step in steps}) == 6
 
 
-def scored(folder: Path, system: str, seed: int, **tasks: dict[str, float]) -> dict[str, Any]:
+def scored(system: str, seed: int, **tasks: dict[str, float]) -> dict[str, Any]:
     """Return a record whose tasks have these scores of correctness, by question."""
-    for task, scores in tasks.items():
-        lines = [{"id": q, "scores": {"contains_answer": s, "recall@1": 1.0}} for q, s in scores.items()]
-        write_jsonl(folder / f"{system}{seed}" / task / "report" / "per_question.jsonl", lines)
-    known = {task: {"group": "in" if task == "x" else None, **MEASURES} for task in tasks}
     return {
         "system": system,
         "name": system.upper(),
         "seed": seed,
-        "tasks": known,
-        "folder": str(folder / f"{system}{seed}"),
+        "tasks": {task: {"group": "in" if task == "x" else None, **MEASURES} for task in tasks},
+        "scores": {t: {q: {"correctness": s, "recall@1": 1.0} for q, s in own.items()} for t, own in tasks.items()},
     }
 
 
-def test_averages_count_each_task_once_and_differences_are_paired(tmp_path: Path) -> None:
+def test_averages_count_each_task_once_and_differences_are_paired() -> None:
     """Worked out by hand: task x has two questions, task y four; system a has two seeds."""
     records = [
-        scored(tmp_path, "a", 1, x={"1": 1, "2": 0}, y={"1": 1, "2": 1, "3": 1, "4": 1}),
-        scored(tmp_path, "b", 1, x={"1": 0, "2": 1}, y={"1": 0, "2": 0, "3": 1, "4": 1}),
-        scored(tmp_path, "a", 2, x={"1": 1, "2": 1}, y={"1": 1, "2": 1, "3": 1, "4": 1}),
+        scored("a", 1, x={"1": 1, "2": 0}, y={"1": 1, "2": 1, "3": 1, "4": 1}),
+        scored("b", 1, x={"1": 0, "2": 1}, y={"1": 0, "2": 0, "3": 1, "4": 1}),
+        scored("a", 2, x={"1": 1, "2": 1}, y={"1": 1, "2": 1, "3": 1, "4": 1}),
     ]
     a, b = collect(records)
     assert a.seeds == (1, 2)
