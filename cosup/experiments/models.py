@@ -117,11 +117,8 @@ def _keep_layers(found: Any, model: DerivedModel) -> None:
     if model.layers is None or model.layers > count:
         raise UsageError(f"'{model.source}' has {count} layers; {model.layers} of them cannot stay")
     body = found.base_model
-    stacks = [
-        (name, part)
-        for name, part in body.named_children()
-        if isinstance(part, torch.nn.ModuleList) and len(part) == count
-    ]
+    lists = [(name, part) for name, part in body.named_children() if isinstance(part, torch.nn.ModuleList)]
+    stacks = [(name, part) for name, part in lists if len(part) == count]
     if len(stacks) != 1:
         raise UsageError(f"'{model.source}' ({type(found).__name__}) has no single stack of {count} layers to cut")
     name, layers = stacks[0]
