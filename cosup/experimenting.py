@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,10 @@ from cosup.shell import Shell
 
 if TYPE_CHECKING:
     from cosup.experiments.plan import Experiment
+    from cosup.experiments.table import SystemScores
     from cosup.modeling import CoSupervisedModel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def run(shell: Shell, chosen: Chosen, load: Callable[[Path], CoSupervisedModel])
 
 
 def write_tables(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write the tables of what has been measured so far."""
+    """Write the tables and figures of what has been measured so far."""
     from cosup.data.writing import atomic_open
     from cosup.experiments.table import collect, differences, main_record, markdown
 
@@ -102,6 +106,26 @@ def write_tables(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -
     for name, text in texts.items():
         with atomic_open(experiment.output / name) as stream:
             stream.write(text)
+    _draw(experiment, systems, records)
+
+
+def _draw(experiment: Experiment, systems: Sequence[SystemScores], records: Sequence[Mapping[str, Any]]) -> None:
+    from cosup.experiments import figures
+
+    if not figures.has_matplotlib():
+        logger.warning("no figures: matplotlib is not installed; pip install 'cosup[plots]'")
+        return
+    folder, names = experiment.output, {own.key: own.name for own in experiment.systems}
+    figures.draw_systems(systems, folder / "systems.png")
+    figures.draw_groups(systems, folder / "groups.png")
+    figures.draw_if_retrieved(systems, folder / "if_retrieved.png")
+    points = {record["system"]: record["axes"] for record in records}
+    if experiment.systems and len(experiment.systems[0].axes) == 1:
+        values = [next(iter(points[own.key].values())) for own in systems]
+        figures.draw_axis(systems, values, next(iter(experiment.systems[0].axes)), folder / "axis.png")
+    if spaces := {names[record["system"]]: record["geometry"] for record in records if record.get("geometry")}:
+        figures.draw_geometry(spaces, folder / "geometry.png")
+        figures.draw_projection(spaces, folder / "projection.png")
 
 
 def _value(key: str, text: str) -> Any:

@@ -15,6 +15,7 @@ from cosup.errors import InputError
 from cosup.evaluation import evaluate
 from cosup.evaluation.suite_table import average_intervals, suite_markdown, task_row
 from cosup.evaluation.suites import Task, load_suite
+from cosup.index.open import open_index
 from tests.commands import Cosup
 from tests.pairs import TinyWorld
 
@@ -227,6 +228,29 @@ def test_a_suite_indexes_answers_and_measures_every_task(cosup: Cosup, tiny_worl
     assert "answering" not in again.err
 
 
+def test_a_pool_holds_the_evidence_of_the_questions_asked_and_others(
+    cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    own = {"passages": str(tiny_world.passages), "questions": str(tiny_world.questions), "limit": 3}
+    pools = {"small": 20, "least": 1, "whole": 10**6}
+    path = suite(tiny_world, tmp_path, tasks={name: {**own, "pool": pool} for name, pool in pools.items()})
+    done = cosup("evaluate", "--suite", path)
+    assert done.code == 0, done.err
+    lines = (tmp_path / "results" / "small" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    evidence = {e["passage_id"] for line in lines for e in json.loads(line)["evidence"]}
+    corpus = [p.id for p in read_passages(tiny_world.passages)]
+    found = {name: [p.id for p in open_index(tmp_path / "results" / name / "index", None)] for name in pools}
+    assert len(found["small"]) == 20
+    assert set(found["least"]) == evidence
+    assert evidence < set(found["small"])
+    assert found["small"] == [name for name in corpus if name in set(found["small"])]
+    others = [corpus.index(name) for name in found["small"] if name not in evidence]
+    assert max(others) - min(others) > len(corpus) / 2, "they are spread over the corpus"
+    assert found["whole"] == corpus
+    report = json.loads((tmp_path / "results" / "small" / "report" / "report.json").read_text(encoding="utf-8"))
+    assert report["settings"]["pool"] == 20
+
+
 def test_another_retrieves_in_the_models_place(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
     """As `generate --retriever` does: the same predictions; those of another retriever are never taken for its own."""
     path, results = suite(tiny_world, tmp_path, retriever="bm25"), tmp_path / "results"
@@ -374,6 +398,8 @@ def test_an_average_over_tasks_is_surer_than_each(cosup: Cosup, files: dict[str,
         ({"tasks": {"x": {"passages": "p", "question": "q"}}}, "no key 'question' (did you mean 'questions'?)"),
         ({"tasks": {"x": {"questions": "q"}}}, "'passages' is None"),
         ({"tasks": {"x": {"passages": "p", "questions": "q", "limit": 0}}}, "limit is 0; expected"),
+        ({"tasks": {"x": {"passages": "p", "questions": "q", "pool": "all"}}}, "pool is 'all'; expected"),
+        ({"tasks": {"x": {"passages": "p", "questions": "q", "pool": 9, "predictions": "r"}}}, "leave out 'pool'"),
         ({"tasks": {"x": {"passages": "p", "questions": "q", "retrieval": "recal@1"}}}, "did you mean 'recall@1'"),
         ({"generation": {"max_new_tokens": "many"}}, "generation.max_new_tokens is 'many'; expected a number"),
         ({"generation": {"max_new_tokens": 1.5}}, "generation.max_new_tokens is 1.5; expected a number"),
@@ -431,7 +457,7 @@ def test_keys_that_are_merged_in_do_not_come_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_suite_of_the_recipes_can_be_read(path: Path) -> None:
     tasks = load_suite(path, "some/model").tasks
-    assert len(tasks) == {"paper": 10, "twelve-sets": 12}[path.stem]
+    assert len(tasks) == {"paper": 10, "twelve-sets": 12, "analyses": 4}[path.stem]
     assert all("correctness" in task.measures for task in tasks)
     with pytest.raises(InputError, match="give --model"):
         load_suite(path)

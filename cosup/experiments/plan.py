@@ -10,6 +10,8 @@ pool: 5000                                  # passages a task at most, as in a s
 models:                                     # made from others, named as `generator` or `embedder`; see `models`
   six-layers: {from: models/SmolLM2-135M-Instruct.Q4_1.gguf, layers: 6}
 axes: {objective.temperature: [0.02, 0.05]} # every system once with each value (with each of their combinations)
+geometry: {passages: data/squad/passages.jsonl, questions: data/squad/questions.dev.jsonl, limit: 200}
+                                            # measure both spaces of who writes, at each checkpoint that is kept
 systems:
   bm25:
     name: NTP only + BM25
@@ -27,6 +29,7 @@ scales:                                     # other values for `--scale NAME`
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,9 +43,13 @@ from cosup.evaluation.suites import Suite, load_suite, read_retriever
 from cosup.experiments.models import DerivedModel, folders_of, read_models
 from cosup.generation.retrievers.opening import RetrieverChoice
 
-KEYS = ("output", "recipe", "suite", "seeds", "set", "limit", "pool", "models", "axes", "systems", "compare", "scales")
+KEYS = (
+    *("output", "recipe", "suite", "seeds", "set", "limit", "pool"),
+    *("models", "axes", "geometry", "systems", "compare", "scales"),
+)
+GEOMETRY_KEYS = ("passages", "questions", "limit")
 SYSTEM_KEYS = ("name", "set", "retriever")
-SCALE_KEYS = ("seeds", "limit", "pool", "set", "axes", "systems")
+SCALE_KEYS = ("seeds", "limit", "pool", "set", "models", "axes", "systems")
 ONLY = "run"  # the system of an experiment that names none
 _NAME = re.compile(r"[\w][\w.-]*")
 
@@ -69,6 +76,21 @@ class System:
 
 
 @dataclass(frozen=True)
+class GeometrySettings:
+    """What both spaces are measured with.
+
+    Attributes:
+        passages: file or folder.
+        questions: file; they become examples by the recipe's template.
+        limit: questions at most, the first ones.
+    """
+
+    passages: str
+    questions: str
+    limit: int = 200
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A parsed experiment at one scale.
 
@@ -82,6 +104,7 @@ class Experiment:
         comparisons: pairs of systems.
         scale: its name, None for the whole.
         models: made from others, by name.
+        geometry: what both spaces are measured with, or None.
     """
 
     path: Path
@@ -93,6 +116,7 @@ class Experiment:
     comparisons: tuple[tuple[str, str], ...] = ()
     scale: str | None = None
     models: Mapping[str, DerivedModel] = field(default_factory=dict)
+    geometry: GeometrySettings | None = None
 
     @property
     def model_folders(self) -> dict[str, Path]:
@@ -163,8 +187,21 @@ def _experiment(path: Path, record: Any, scale: str | None, changes: Mapping[str
         tuple(dict.fromkeys(seeds)),
         tuple(pair for pair in comparisons if set(pair) <= set(kept)),
         scale,
-        read_models(record.get("models")),
+        {**read_models(record.get("models")), **read_models(chosen.get("models"))},
+        _geometry(record.get("geometry")),
     )
+
+
+def _geometry(record: Any) -> GeometrySettings | None:
+    if record is None:
+        return None
+    own = mapping_of(record, "geometry", _one_of(GEOMETRY_KEYS))
+    check_keys(own, GEOMETRY_KEYS, "geometry")
+    for key in GEOMETRY_KEYS[:2]:
+        if not isinstance(own.get(key), str):
+            raise UsageError(f"geometry.{key} is {own.get(key)!r}; expected a path")
+    limit = _count(own.get("limit", GeometrySettings.limit), "geometry.limit")
+    return GeometrySettings(own["passages"], own["questions"], limit or GeometrySettings.limit)
 
 
 def _output(folder: Path, scale: str | None) -> Path:
@@ -221,8 +258,9 @@ def _along(system: System, axes: Mapping[str, Sequence[Any]]) -> Iterator[System
     """Yield a system with each combination of the axes' values; a retriever of its own moves along."""
     for values in product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
-        parts = [f"{key.rpartition('.')[2]}-{value}" for key, value in point.items()]
-        named = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in point.items())
+        shown = {key.rpartition(".")[2]: json.dumps(value).strip('"') for key, value in point.items()}
+        parts = [f"{key}-{value}" for key, value in shown.items()]
+        named = ", ".join(f"{key} {value}" for key, value in shown.items())
         searcher = system.retriever_changes
         yield replace(
             system,

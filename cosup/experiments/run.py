@@ -21,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from cosup.data.jsonl import iter_jsonl
+from cosup.data.reading import check_references, read_passages, read_questions
+from cosup.data.templates import question_to_example
 from cosup.data.writing import atomic_open
 from cosup.errors import InputError, UsageError
 from cosup.evaluation.scoring import IF_RETRIEVED
 from cosup.evaluation.suite_run import Means, run_suite
 from cosup.evaluation.suites import SIDES, Suite, Task
+from cosup.experiments.geometry import measure, projection, spaces_of
 from cosup.experiments.models import make_model
-from cosup.experiments.plan import Experiment, System
+from cosup.experiments.plan import Experiment, GeometrySettings, System
 from cosup.experiments.provenance import address_of, provenance
 from cosup.generation.retrievers.opening import SEPARATE, RetrieverChoice
 from cosup.modeling import CoSupervisedModel
@@ -93,7 +96,7 @@ def steps_of(experiment: Experiment) -> list[Step]:
             raise
         except UsageError as error:
             raise UsageError(f"{experiment.path}: system {system.key!r}: {error}") from None
-        address = _measurement(experiment.suite, system, writer, searcher)
+        address = _measurement(experiment, system, writer, searcher)
         found.append(Step(system, seed, writer, searcher, experiment.output / "measured" / address / "record.json"))
     return found
 
@@ -133,6 +136,33 @@ def run_experiment(
             records = _records(steps, kept)
             after(records)
     return records
+
+
+def geometry_of(
+    recipe: Recipe,
+    settings: GeometrySettings,
+    load: Callable[[Path], CoSupervisedModel],
+    report: Callable[[int, int, str], None],
+) -> list[dict[str, Any]]:
+    """Measure both spaces of a training at each checkpoint that it kept: `step` with what `geometry.measure` returns.
+
+    The first and the last one have a `projection` too.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    passages = {passage.id: passage for passage in read_passages(settings.passages)}
+    questions = read_questions(settings.questions)[: settings.limit]
+    check_references(questions, passages, settings.questions)
+    examples = [question_to_example(question, passages, recipe.data.template) for question in questions]
+    places = {int(path.name[11:]): path for path in folder_of(recipe).glob("checkpoint-*") if path.name[11:].isdigit()}
+    found = []
+    for count, step in enumerate(sorted(places), 1):
+        spaces = spaces_of(load(places[step]), examples, passages)
+        own: dict[str, Any] = {"step": step, **measure(spaces)}
+        found.append(own | ({"projection": projection(spaces)} if count in (1, len(places)) else {}))
+        report(count, len(places), "")
+    return found
 
 
 def record_of(step: Step, kept: Path | None) -> Path | None:
@@ -175,6 +205,10 @@ def _run(experiment: Experiment, step: Step, load: Callable[[Path], CoSupervised
             with _timed(seconds, f"train_{part}"), bars(f"{label}: training {part}", "steps") as report:
                 train(recipe, report)
             gc.collect()  # optimizer states are large
+    geometry = None
+    if experiment.geometry is not None:
+        with _timed(seconds, "geometry"), bars(f"{label}: geometry", "checkpoints") as report:
+            geometry = geometry_of(step.writer, experiment.geometry, load, report)
     suite = _suite(experiment.suite, step)
     with _timed(seconds, "measure"):
         means = Means(load, lambda what, unit: bars(f"{label}: {what}", unit), None, experiment.output / "indexes")
@@ -191,6 +225,7 @@ def _run(experiment: Experiment, step: Step, load: Callable[[Path], CoSupervised
         "suite": json.loads((step.record.parent / "suite.json").read_text(encoding="utf-8")),
         "tasks": {task.name: _about(task) for task in suite.tasks},
         "scores": {task.name: _scores(task, step.record.parent) for task in suite.tasks},
+        **({} if geometry is None else {"geometry": geometry}),
         "seconds": seconds,  # of this call: what was done before it is not in them
         "experiment": str(experiment.path),
         **provenance(),
@@ -247,14 +282,18 @@ def _training(experiment: Experiment, changes: Mapping[str, Any], seed: int) -> 
     return replace(recipe, training={**recipe.training, "output_dir": str(folder)})
 
 
-def _measurement(suite: Suite, system: System, writer: Recipe, searcher: Recipe | None) -> str:
-    record = {
+def _measurement(experiment: Experiment, system: System, writer: Recipe, searcher: Recipe | None) -> str:
+    suite, geometry = experiment.suite, experiment.geometry
+    record: dict[str, Any] = {
         "trained": [folder_of(recipe).name for recipe in (writer, searcher) if recipe is not None],
         "retriever": None if system.retriever is None else asdict(system.retriever),
         "tasks": [asdict(task) | {"passages": [], "questions": ""} for task in suite.tasks],
         "settings": {name: asdict(settings) for name, settings in suite.settings.items()},
     }
     files = [file for task in suite.tasks for file in (*task.passages, task.questions)]
+    if geometry is not None:
+        record["geometry"] = geometry.limit
+        files += [geometry.passages, geometry.questions]
     return address_of(record, files)
 
 

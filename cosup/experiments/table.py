@@ -101,8 +101,8 @@ def main_record(systems: Sequence[SystemScores], found: Differences, settings: M
                 "name": own.name,
                 "seeds": list(own.seeds),
                 "tasks": {task: {c: _percent(columns[c]) for c in COLUMNS} for task, columns in own.scores.items()},
-                "average": {column: _cell(own, column)[0] for column in COLUMNS},
-                "groups": {name: {c: _cell(own, c, name)[0] for c in COLUMNS} for name in _group_names(own)},
+                "average": {column: cell_of(own, column)[0] for column in COLUMNS},
+                "groups": {name: {c: cell_of(own, c, name)[0] for c in COLUMNS} for name in group_names(own)},
             }
             for own in systems
         },
@@ -118,7 +118,7 @@ def markdown(systems: Sequence[SystemScores], found: Differences) -> str:
     lines = ["Percent, with 95% intervals; an average counts each task once.", ""]
     header = ["system", "seeds", *COLUMNS]
     lines += markdown_table([header, *([o.name, str(len(o.seeds)), *_cells(o)] for o in systems)])
-    groups = dict.fromkeys(name for own in systems for name in _group_names(own))
+    groups = dict.fromkeys(name for own in systems for name in group_names(own))
     for group in groups:
         lines += ["", f"### {_title(group)}", ""]
         lines += markdown_table([["system", *COLUMNS], *([o.name, *_cells(o, group)] for o in systems)])
@@ -168,11 +168,16 @@ def _system(records: Sequence[Mapping[str, Any]]) -> SystemScores:
     return SystemScores(first["system"], first["name"], seeds, scores, groups)
 
 
-def _group_names(own: SystemScores) -> list[str]:
+def group_names(own: SystemScores) -> list[str]:
+    """Return the groups of a system's tasks, in their order."""
     return list(dict.fromkeys(group for group in own.groups.values() if group is not None))
 
 
-def _cell(own: SystemScores, column: str, group: str | None = None) -> tuple[float | None, tuple[float, float] | None]:
+Cell = tuple[float | None, tuple[float, float] | None]
+"""An average in percent with its 95% interval, or nothing."""
+
+
+def cell_of(own: SystemScores, column: str, group: str | None = None) -> Cell:
     """Return the average of a column over tasks (of a group) in percent, and its interval."""
     scores = {
         task: list(columns[column].values())
@@ -189,7 +194,7 @@ def _average(values: Mapping[str, Sequence[float]]) -> tuple[float, tuple[float,
 
 
 def _cells(own: SystemScores, group: str | None = None) -> list[str]:
-    found = [_cell(own, column, group) for column in COLUMNS]
+    found = [cell_of(own, column, group) for column in COLUMNS]
     return ["" if value is None else with_interval(value, ends) for value, ends in found]
 
 

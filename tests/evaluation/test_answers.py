@@ -128,8 +128,23 @@ def test_scores_take_the_best_alias_and_the_share_of_wanted_answers() -> None:
         "f1": pytest.approx(2 / 3),
         "contains_answer": 1.0,
         "contains_answer_raw": 1.0,
+        "answer_correct": 1.0,
         "answers_found": pytest.approx(2 / 3),
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "final", "gold", "correct"),
+    [
+        ("There is no sea. Yes", "Yes", "no", 0.0),  # the text has the word, and the answer is the other
+        ("There is a sea. No.", "No.", "no", 1.0),
+        ("She came from Oslo.", "from Oslo", "Oslo", 1.0),
+        ("She came from there.", "from there", "Oslo", 0.0),
+    ],
+)
+def test_yes_and_no_must_be_the_answer(text: str, final: str, gold: str, correct: float) -> None:
+    scores = answer_scores(Answer("q", "", text=text, answer=final), Question("q", "?", answers=(gold,)))
+    assert scores["answer_correct"] == correct
 
 
 def test_final_answer_is_scored_without_marks() -> None:

@@ -60,10 +60,12 @@ def test_known_batch_known_value() -> None:
         "f1": 1 + 2 / 3 + 1,  # "in Oslo": 1 token in common of 2 and 1
         "contains_answer": 3,
         "contains_answer_raw": 3,
+        "answer_correct": 3,
         "answers_found": 1 / 2 + 1 + 1,  # of "Ada Moor" and "Moor" the text has only the second
     }
     # Retrieval missed for one-2 alone, which has 0 in exact_match; the first R pages of the other two are gold.
     missed = {"exact_match": 0, "f1": 2 / 3, "contains_answer": 1, "contains_answer_raw": 1, "answers_found": 1}
+    missed["answer_correct"] = 1
     thirds = correctness | {
         "answer_passage_precision": 1 + 0 + 1 / 2,  # of The Sea and Ada Moor, only the second holds "Oslo"
         "answer_passage_hit": 2,

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from cosup.checkpoints import load_generator
 from cosup.errors import UsageError
 from cosup.experiments import run as running
 from cosup.experiments.plan import load_experiment
@@ -19,6 +21,7 @@ from cosup.training.config import PRESETS
 from tests.commands import Cosup
 from tests.pairs import TinyWorld
 
+ANALYSES = Path(__file__).parents[2] / "recipes" / "experiments" / "analyses"
 MEASURES = {"retrieval": "passage_f1", "correctness": "contains_answer"}
 
 
@@ -115,6 +118,104 @@ def test_a_scale_has_its_own_systems_settings_and_results(cosup: Cosup, tiny_wor
     assert json.loads(record.read_text(encoding="utf-8"))["recipes"][0]["training"]["max_steps"] == 1
 
 
+def test_an_axis_makes_a_system_of_each_value(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    axes = {"objective.nsp_weight": [0, 0.5], "objective.mask_same_passage": [True, False]}
+    path = experiment(tiny_world, tmp_path, axes=axes, systems={"both": {"name": "NTP + NSP"}}, compare=[], scales={})
+    found = load_experiment(path)
+    assert [own.key for own in found.systems] == [
+        f"both-nsp_weight-{weight}-mask_same_passage-{mask}" for weight in ("0", "0.5") for mask in ("true", "false")
+    ]
+    assert found.systems[1].name == "NTP + NSP, nsp_weight 0, mask_same_passage false"
+    path = experiment(tiny_world, tmp_path, axes={"objective.nsp_weight": [0, 0.5]}, systems={"run": None}, compare=[])
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["systems"], record["scales"]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    done = cosup("experiment", path)
+    assert done.code == 0, done.err
+    main = json.loads((tmp_path / "results" / "main.json").read_text(encoding="utf-8"))
+    assert list(main["systems"]) == ["nsp_weight-0", "nsp_weight-0.5"]
+    assert [own["axes"] for own in main["settings"]["runs"]] == [{"objective.nsp_weight": w} for w in (0, 0.5)]
+    for name in ("systems", "groups", "if_retrieved", "axis"):
+        assert (tmp_path / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_models_are_made_from_others(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """What is trained starts from them, and an experiment that names the same in another folder trains the same."""
+    models = {
+        "cut": {"from": str(tiny_world.base), "layers": 1},
+        "drawn": {"from": str(tiny_world.base), "random": True},
+        "gpt2": {"from": str(tiny_world.base), "family": "gpt2"},
+    }
+    systems = {name: {"set": {"embedder": name}} for name in models}
+    path = experiment(tiny_world, tmp_path, models=models, systems=systems, compare=[], scales={})
+    done = cosup("experiment", path)
+    assert done.code == 0, done.err
+    found = load_experiment(path).model_folders
+    made = {name: load_generator(str(folder)) for name, folder in found.items()}
+    base = load_generator(str(tiny_world.base))
+    assert len(made["cut"].base_model.layers) == 1
+    kept = made["cut"].state_dict()
+    assert kept.keys() < base.state_dict().keys()
+    assert all(torch.equal(tensor, base.state_dict()[name]) for name, tensor in kept.items())
+    assert made["drawn"].config.num_hidden_layers == 2
+    drawn, own = (model.base_model.layers[0].mlp.up_proj.weight for model in (made["drawn"], base))
+    assert not torch.equal(drawn, own)
+    assert (made["gpt2"].config.model_type, made["gpt2"].config.n_layer) == ("gpt2", 2)
+    (tmp_path / "again").mkdir()
+    again = experiment(tiny_world, tmp_path / "again", models=models, systems=systems, compare=[], scales={})
+    pairs = zip(steps_of(load_experiment(path)), steps_of(load_experiment(again)), strict=True)
+    assert all(one.address == other.address for one, other in pairs)
+    assert len({step.address for step in steps_of(load_experiment(path))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"layers": 3}, "has 2 layers; 3 of them cannot stay"),
+        ({"layers": 0}, "'layers' is 0"),
+        ({"from": None}, "'from' is None"),
+        ({"random": "yes"}, "'random' is 'yes'"),
+        ({"family": "gpt3"}, "'family' is 'gpt3'; there are: gpt2"),
+        ({"layer": 3}, "did you mean 'layers'?"),
+    ],
+)
+def test_a_model_that_cannot_be_made_is_refused(
+    model: dict[str, Any], message: str, cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    models = {"own": {"from": str(tiny_world.base), **model}}
+    systems = {"x": {"set": {"embedder": "own"}}}
+    path = experiment(tiny_world, tmp_path, models=models, systems=systems, compare=[], scales={})
+    assert message in cosup.refused("experiment", path)
+
+
+def test_records_of_elsewhere_count_as_done(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    path, kept = experiment(tiny_world, tmp_path), tmp_path / "records"
+    assert cosup("experiment", path, "--records", kept).code == 0
+    assert len(made(kept, "*.json")) == 3
+    shutil.rmtree(tmp_path / "results")
+    assert "3 of 3 done" in cosup("experiment", path, "--plan", "--records", kept).err
+    assert "0 of 3 done" in cosup("experiment", path, "--plan").err
+    done = cosup("experiment", path, "--records", kept)
+    assert (done.code, "| NTP + BM25 | 1 |" in done.out) == (0, True)
+    assert not (tmp_path / "results" / "trained").exists()
+    assert "0 of 3 done" in cosup("experiment", path, "--plan", "--records", kept, "--temperature", 0.3).err
+
+
+def test_both_spaces_are_measured_over_the_training(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    geometry = {"passages": str(tiny_world.passages), "questions": str(tiny_world.questions), "limit": 6}
+    keep = {"training.save_strategy": "steps", "training.save_steps": 1}
+    path = experiment(tiny_world, tmp_path, geometry=geometry, systems={"both": {"set": keep}}, compare=[], scales={})
+    done = cosup("experiment", path)
+    assert done.code == 0, done.err
+    (record,) = (tmp_path / "results").glob("measured/*/record.json")
+    first, last = json.loads(record.read_text(encoding="utf-8"))["geometry"]
+    assert (first["step"], last["step"]) == (1, 2)
+    assert first["states"] >= first["passages"] >= 6
+    assert len(first["projection"]["states"]) == len(first["projection"]["wanted"]) == first["states"]
+    assert (tmp_path / "results" / "geometry.png").is_file()
+    assert (tmp_path / "results" / "projection.png").is_file()
+
+
 def test_addresses_are_of_contents(tiny_world: TinyWorld, tmp_path: Path) -> None:
     """Files may move; what is in them may not change. The name of a system and of its file count for nothing."""
     for name in ("a", "b", "c"):
@@ -184,6 +285,9 @@ def test_averages_count_each_task_once_and_differences_are_paired() -> None:
         ({"compare": [["both", "word"]]}, "no system 'word' (did you mean 'words'?)"),
         ({"seeds": [1.5]}, "'seeds' is [1.5]"),
         ({"limit": 0}, "'limit' is 0"),
+        ({"pool": -1}, "'pool' is -1"),
+        ({"axes": {"objective.temperature": 0.1}}, "axes.objective.temperature is 0.1; expected a list"),
+        ({"geometry": {"passages": "p"}}, "geometry.questions is None; expected a path"),
         ({"suite": None}, "'suite' is None; expected a path"),
         ({"suite": "none.yaml"}, "none.yaml: cannot read it"),
         ({"recipe": "none.yaml"}, "none.yaml: no such recipe"),
@@ -206,6 +310,17 @@ def test_the_experiment_of_the_recipes_can_be_planned(scale: str | None, monkeyp
     assert len(steps) == len(found.systems) * len(found.seeds)
     paper = next(step.writer for step in steps if step.system.key == "e")
     assert paper.objective.items() >= PRESETS["paper"].items()
+
+
+@pytest.mark.parametrize("scale", [None, "cpu"])
+@pytest.mark.parametrize("path", sorted(ANALYSES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_analysis_can_be_planned(path: Path, scale: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its systems differ in what they train."""
+    monkeypatch.chdir(ANALYSES.parents[2])
+    found = load_experiment(path, scale)
+    steps = steps_of(found)
+    assert len({folder_of(step.writer) for step in steps}) == len(found.systems) > 1
+    assert str(found.output) == f"runs/experiments/{path.stem}" + ("" if scale is None else f"-{scale}")
 
 
 def test_an_unknown_scale_is_named(tiny_world: TinyWorld, tmp_path: Path) -> None:

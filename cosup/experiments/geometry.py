@@ -1,0 +1,136 @@
+"""The two spaces of a pair over its training: states at `[Ret]` and passage embeddings, as they lie to each other.
+
+All is measured on vectors of length 1. Shapes: R retrievals, P distinct passages, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cosup.data.collate import CoSupervisionCollator
+from cosup.data.encoding import ExampleEncoder
+
+if TYPE_CHECKING:
+    from cosup.modeling import CoSupervisedModel
+    from cosup.records import Example, Passage
+
+BATCH = 8  # examples at once
+SHOWN = 150  # points of each space in a projection
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What a pair makes of some examples.
+
+    Attributes:
+        states: [R, D] generator's states at `[Ret]`, normalised.
+        passages: [P, D] embeddings, normalised.
+        wanted: [R] row of each state's own passage in `passages`.
+    """
+
+    states: torch.Tensor
+    passages: torch.Tensor
+    wanted: torch.Tensor
+
+
+@torch.no_grad()
+def spaces_of(model: CoSupervisedModel, examples: Sequence[Example], passages: Mapping[str, Passage]) -> Spaces:
+    """Return the states and embeddings of examples, each read with its own passages before it (teacher forcing).
+
+    Args:
+        model: the pair, in evaluation mode.
+        examples: with at least one `[Ret]` among them.
+        passages: by id.
+    """
+    settings = model.settings
+    limits = (settings.max_length, settings.max_passage_length)
+    encoder = ExampleEncoder(model.generator_tokenizer, model.control, settings.prompt, *limits)
+    pads = (int(model.generator_tokenizer.pad_token_id), int(model.embedder_tokenizer.pad_token_id))
+    collate = CoSupervisionCollator(passages, model.passage_encoder, *pads, limits[1], packing=model.can_pack)
+    states, rows = list[torch.Tensor](), list[int]()
+    found: dict[int, torch.Tensor] = {}  # passage by its key, in the order of their first [Ret]
+    for begin in range(0, len(examples), BATCH):
+        for pack in collate([encoder.example(e, passages) for e in examples[begin : begin + BATCH]])["packs"]:
+            inputs = {name: tensor.to(model.device) for name, tensor in pack.items() if _is_input(name)}
+            output = model(**inputs)
+            if output.queries is None or output.passages is None:
+                continue
+            states.append(_unit(output.queries))
+            vectors, keys = _unit(output.passages[pack["candidates"]]), pack["candidate_keys"].tolist()
+            for row in pack["positives"].tolist():
+                found.setdefault(keys[row], vectors[row])
+                rows.append(list(found).index(keys[row]))
+    return Spaces(torch.cat(states), torch.stack(list(found.values())), torch.tensor(rows))
+
+
+def _is_input(name: str) -> bool:
+    inputs = ("input_ids", "attention_mask", "lengths", "ret_rows", "ret_columns")
+    return name in inputs or name.startswith("passage_")
+
+
+def measure(spaces: Spaces) -> dict[str, float]:
+    """Return how the two spaces lie.
+
+    `alignment`: mean squared distance of a state to its own passage (0..4, less is closer); `uniformity_states` and
+    `uniformity_passages`: log of the mean of exp(-2 d^2) over pairs (0 for a point, less is more even), both after Wang
+    and Isola (2020, section 4.1); `rank_states` and `rank_passages`: effective rank, exp of the entropy of the
+    normalised singular values (Roy and Vetterli 2007, section 2), after the mean is taken away; `gap`: distance of the
+    two means; `recall@1`: share of states whose own passage is the nearest of `passages`.
+    """
+    states, passages = spaces.states, spaces.passages
+    scores = states @ passages.T
+    own = scores.gather(1, spaces.wanted[:, None])
+    return {
+        "alignment": float((2 - 2 * own).mean()),
+        "uniformity_states": _uniformity(states),
+        "uniformity_passages": _uniformity(passages),
+        "rank_states": effective_rank(states),
+        "rank_passages": effective_rank(passages),
+        "gap": float((states.mean(0) - passages.mean(0)).norm()),
+        "recall@1": float(((scores >= own).sum(1) == 1).float().mean()),
+        "states": len(states),
+        "passages": len(passages),
+    }
+
+
+def effective_rank(vectors: torch.Tensor) -> float:
+    """Return the effective rank of [N, D] vectors around their mean; 1 where they are one point."""
+    values = torch.linalg.svdvals((vectors - vectors.mean(0)).double())
+    shares = values / values.sum() if values.sum() > 0 else values
+    return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
+
+
+def projection(spaces: Spaces) -> dict[str, Any]:
+    """Return a 2-D view of both spaces: the first two principal components of all their points together.
+
+    Returns:
+        `states` and `passages`, up to `SHOWN` points [x, y] each (states with their own passages first), `wanted`, the
+        passage of each state among them, and `share`, the part of the variance that the two components hold.
+    """
+    states, wanted = spaces.states[:SHOWN], spaces.wanted[:SHOWN]
+    rows = list(dict.fromkeys(wanted.tolist()))
+    passages = spaces.passages[rows]
+    together = torch.cat([states, passages]).double()
+    centred = together - together.mean(0)
+    _, values, components = torch.linalg.svd(centred, full_matrices=False)
+    points = [[round(x, 4) for x in point] for point in (centred @ components[:2].T).tolist()]
+    return {
+        "states": points[: len(states)],
+        "passages": points[len(states) :],
+        "wanted": [rows.index(row) for row in wanted.tolist()],
+        "share": float((values[:2] ** 2).sum() / (values**2).sum()),
+    }
+
+
+def _uniformity(vectors: torch.Tensor) -> float:
+    """Return log mean exp(-2 d^2) over the pairs of distinct rows."""
+    squared = torch.pdist(vectors.double()) ** 2
+    return float(torch.logsumexp(-2 * squared, 0) - torch.log(torch.tensor(float(len(squared)))))
+
+
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu()
