@@ -1,4 +1,4 @@
-"""The real run: index SQuAD's passages with a trained SmolLM2 pair, answer, measure, and write docs/results.md.
+"""The real run: index SQuAD's passages with a trained SmolLM2 pair, answer, measure, and write docs/squad.md.
 
     python benchmarks/squad_smollm2.py --run runs/squad-smollm2-short --data data/squad
 
@@ -101,7 +101,7 @@ def _arguments() -> tuple[Plan, Path]:
     parser.add_argument("--every", type=int, default=5, help="take every n-th test question")
     parser.add_argument("--dev-every", type=int, default=5, help="take every n-th dev question")
     parser.add_argument("--dtype", default="bfloat16", help="type of the weights while answering")
-    parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="page to write")
+    parser.add_argument("--page", type=Path, default=Path("docs/squad.md"), help="page to write")
     parser.add_argument("--page-only", action="store_true", help="write the page from the record of an earlier call")
     parser.add_argument("--notes", type=Path, default=NOTES, help="text that ends the page: what the figures mean")
     found = parser.parse_args()

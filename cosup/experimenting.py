@@ -14,7 +14,7 @@ from cosup.shell import Shell
 
 if TYPE_CHECKING:
     from cosup.experiments.plan import Experiment
-    from cosup.experiments.table import SystemScores
+    from cosup.experiments.table import Differences, SystemScores
     from cosup.modeling import CoSupervisedModel
 
 logger = logging.getLogger(__name__)
@@ -86,10 +86,28 @@ def run(shell: Shell, chosen: Chosen, load: Callable[[Path], CoSupervisedModel])
 def write_tables(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> None:
     """Write the tables and figures of what has been measured so far."""
     from cosup.data.writing import atomic_open
-    from cosup.experiments.table import collect, differences, main_record, markdown
+    from cosup.experiments.table import collect, differences, markdown
 
     systems = collect(records)
     found = differences(systems, experiment.comparisons)
+    main = main_json(experiment, records, systems, found)
+    texts = {"main.json": json.dumps(main, ensure_ascii=False, indent=2) + "\n"}
+    texts["main.md"] = markdown(systems, found)
+    for name, text in texts.items():
+        with atomic_open(experiment.output / name) as stream:
+            stream.write(text)
+    _draw(experiment, systems, records)
+
+
+def main_json(
+    experiment: Experiment,
+    records: Sequence[Mapping[str, Any]],
+    systems: Sequence[SystemScores],
+    found: Differences,
+) -> dict[str, Any]:
+    """Return what `main.json` holds: the tables, and of each run its commit, versions, hardware and seconds."""
+    from cosup.experiments.table import main_record
+
     settings = {
         "experiment": str(experiment.path),
         "scale": experiment.scale,
@@ -100,13 +118,7 @@ def write_tables(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -
             for record in records
         ],
     }
-    main = main_record(systems, found, settings)
-    texts = {"main.json": json.dumps(main, ensure_ascii=False, indent=2) + "\n"}
-    texts["main.md"] = markdown(systems, found)
-    for name, text in texts.items():
-        with atomic_open(experiment.output / name) as stream:
-            stream.write(text)
-    _draw(experiment, systems, records)
+    return main_record(systems, found, settings)
 
 
 def _draw(experiment: Experiment, systems: Sequence[SystemScores], records: Sequence[Mapping[str, Any]]) -> None:

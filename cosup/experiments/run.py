@@ -125,7 +125,7 @@ def run_experiment(
         InputError, UsageError: something cannot be used; see `steps_of` and `run_suite`.
     """
     steps = steps_of(experiment)
-    if records := _records(steps, kept):
+    if records := read_records(steps, kept):
         after(records)
     for step in steps:
         if record_of(step, kept) is None:
@@ -133,7 +133,7 @@ def run_experiment(
             if kept is not None:
                 with atomic_open(kept / f"{step.address}.json") as stream:
                     stream.write(step.record.read_text(encoding="utf-8"))
-            records = _records(steps, kept)
+            records = read_records(steps, kept)
             after(records)
     return records
 
@@ -184,7 +184,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return found
 
 
-def _records(steps: Sequence[Step], kept: Path | None) -> list[dict[str, Any]]:
+def read_records(steps: Sequence[Step], kept: Path | None) -> list[dict[str, Any]]:
     """Read what is finished; names are those of the experiment, whatever they were when it was measured."""
     found = [(step, place) for step in steps if (place := record_of(step, kept)) is not None]
     return [

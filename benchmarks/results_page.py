@@ -1,0 +1,213 @@
+"""Write docs/results.md, its figures and docs/results/main.json from the records of the experiments.
+
+cosup experiment recipes/experiments/main.yaml --records docs/results/records          (and each of the analyses)
+python benchmarks/results_page.py --records docs/results/records
+
+What stands below the line `<!-- notes -->` of the page is kept as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cosup.evaluation.report import markdown_table, with_interval
+from cosup.experimenting import main_json
+from cosup.experiments import figures
+from cosup.experiments.plan import Experiment, load_experiment
+from cosup.experiments.run import read_records, steps_of
+from cosup.experiments.table import COLUMNS, SystemScores, cell_of, collect, differences, group_names, markdown
+
+MAIN = Path("recipes/experiments/main.yaml")
+ANALYSES = Path("recipes/experiments/analyses")
+ORDER = ("lambda", "embedder", "passages", "negatives", "similarity", "masking", "start", "geometry")
+NOTES = "<!-- notes -->"
+APPENDIX = "answer_passage_precision"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An experiment with what has been measured of it."""
+
+    experiment: Experiment
+    records: list[dict[str, Any]]
+
+    @property
+    def systems(self) -> list[SystemScores]:
+        """Its systems' scores."""
+        return collect(self.records)
+
+    @property
+    def command(self) -> str:
+        """The command that measures it."""
+        scale = self.experiment.scale
+        return f"cosup experiment {self.experiment.path}" + ("" if scale is None else f" --scale {scale}")
+
+
+def main() -> None:
+    """Read the records and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--records", type=Path, default=Path("docs/results/records"), help="folder of records")
+    parser.add_argument("--scale", help="scale that they were made at")
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="page to write")
+    found = parser.parse_args()
+    folder = found.page.with_suffix("")
+    whole = _measured(MAIN, found.scale, found.records)
+    if not whole.records:
+        parser.error(f"no record of {MAIN} in {found.records}")
+    lines = _main(whole, folder)
+    for name in ORDER:
+        own = _measured(ANALYSES / f"{name}.yaml", found.scale, found.records)
+        if own.records:
+            lines += _analysis(own, name, folder)
+    notes = found.page.read_text(encoding="utf-8").partition(NOTES)[2] if found.page.is_file() else "\n"
+    found.page.write_text("\n".join([*lines, NOTES]) + notes, encoding="utf-8")
+
+
+def _measured(path: Path, scale: str | None, records: Path) -> Measured:
+    experiment = load_experiment(path, scale)
+    return Measured(experiment, read_records(steps_of(experiment), records))
+
+
+def _main(whole: Measured, folder: Path) -> list[str]:
+    systems, experiment = whole.systems, whole.experiment
+    found = differences(systems, experiment.comparisons)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = main_json(experiment, whole.records, systems, found)
+    (folder / "main.json").write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    figures.draw_systems(systems, folder / "systems.png")
+    figures.draw_groups(systems, folder / "groups.png")
+    figures.draw_if_retrieved(systems, folder / "if_retrieved.png")
+    keys = [[own.key, own.name] for own in systems]
+    return [
+        "# Does co-supervision beat each supervision alone?",
+        "",
+        "Written by `benchmarks/results_page.py` from recorded runs; no figure is typed by hand.",
+        "",
+        *_conditions(whole),
+        "",
+        *markdown_table([["key", "system"], *keys]),
+        "",
+        markdown(systems, found).rstrip(),
+        "",
+        f"![Averages of every system with 95% intervals]({folder.name}/systems.png)",
+        "",
+        "### In domain and out of domain",
+        "",
+        f"![Averages within both groups of tasks]({folder.name}/groups.png)",
+        "",
+        *_gaps(systems),
+        "### Answers that rest on what was retrieved",
+        "",
+        "`correctness if retrieved` counts an answer only where a right passage was retrieved (the paper's Figure 3); the",
+        "rest is what the generator knew, or guessed, by itself.",
+        "",
+        f"![Correctness, and the part of it with the right passage]({folder.name}/if_retrieved.png)",
+        "",
+        *_columns(systems, ("correctness", "correctness_if_retrieved")),
+        "",
+        "### Appendix: the paper's retrieval precision",
+        "",
+        "The share of the retrieved passages that hold an answer, right passage or not; of the tasks with short answers.",
+        "",
+        *_columns(systems, (APPENDIX,)),
+        "",
+    ]
+
+
+def _analysis(own: Measured, name: str, folder: Path) -> list[str]:
+    systems, experiment = own.systems, own.experiment
+    question = experiment.path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+    picture = folder / f"{name}.png"
+    axes = experiment.systems[0].axes
+    points = {record["system"]: record["axes"] for record in own.records}
+    if len(axes) == 1:
+        key = next(iter(axes))
+        figures.draw_axis(systems, [points[s.key][key] for s in systems], key, picture)
+    else:
+        figures.draw_systems(systems, picture)
+    lines = [f"## {name.capitalize()}", "", question, "", *_conditions(own), ""]
+    lines += [*_columns(systems, COLUMNS, groups=True), "", f"![{question}]({folder.name}/{name}.png)", ""]
+    names = {system.key: system.name for system in experiment.systems}
+    spaces = {names[record["system"]]: record["geometry"] for record in own.records if record.get("geometry")}
+    if spaces:
+        figures.draw_geometry(spaces, folder / "geometry-steps.png")
+        figures.draw_projection(spaces, folder / "geometry-projection.png")
+        lines += [*_geometry(spaces), ""]
+        lines += [f"![Measures of both spaces over training]({folder.name}/geometry-steps.png)", ""]
+        lines += [f"![Both spaces in two dimensions]({folder.name}/geometry-projection.png)", ""]
+    return lines
+
+
+def _conditions(own: Measured) -> list[str]:
+    """Return what was run, where, and at what size."""
+    experiment, first = own.experiment, own.records[0]
+    training, tasks = first["recipes"][0]["training"], experiment.suite.tasks
+    per_step = training["per_device_train_batch_size"]
+    size = f"{training['max_steps']} steps" if training.get("max_steps") else f"{training['num_train_epochs']} epochs"
+    questions = sum(len(first["scores"][task.name]) for task in tasks)
+    pools = [task.pool for task in tasks if task.pool is not None]
+    pool = f"at most {max(pools)} passages a task" if pools else "whole corpora"
+    seeds = ", ".join(map(str, sorted({record["seed"] for record in own.records})))
+    commits = ", ".join(sorted({str(record["commit"]) for record in own.records}))
+    machines = "; ".join(sorted({record["hardware"] for record in own.records}))
+    return [
+        f"`{own.command}`: {len(own.records)} of {sum(1 for _ in experiment.runs())} runs (seeds {seeds}), {size} of "
+        f"{per_step} questions each, {questions} questions of {len(tasks)} tasks, {pool}. {machines}; commit {commits}; "
+        f"{_hours(own.records):.1f} hours.",
+    ]
+
+
+def _hours(records: Sequence[Mapping[str, Any]]) -> float:
+    """Return how long training, once for what several systems share, and measuring took."""
+    trained = {
+        folder: metrics["train_runtime"]
+        for record in records
+        for folder, metrics in zip(record["trained"], record["training"], strict=True)
+    }
+    parts = ("measure", "geometry")
+    measured = sum(record["seconds"].get(name, 0) for record in records for name in parts)
+    return float(sum(trained.values()) + measured) / 3600
+
+
+def _columns(systems: Sequence[SystemScores], columns: Sequence[str], groups: bool = False) -> list[str]:
+    rows = [["system", *(column.replace("_", " ") for column in columns)]]
+    rows += [[own.name, *(_cell(own, column) for column in columns)] for own in systems]
+    lines = markdown_table(rows)
+    for group in group_names(systems[0]) if groups else ():
+        rows = [[group, *columns], *([own.name, *(_cell(own, c, group) for c in columns)] for own in systems)]
+        lines += ["", *markdown_table(rows)]
+    return lines
+
+
+def _gaps(systems: Sequence[SystemScores]) -> list[str]:
+    """Return the difference between the groups of each system, the first minus the second."""
+    groups = group_names(systems[0])
+    if len(groups) != 2:
+        return []
+    rows = [["system", *(f"{column}: {groups[0]} minus {groups[1]}" for column in COLUMNS[:3])]]
+    for own in systems:
+        values = [[cell_of(own, column, group)[0] for group in groups] for column in COLUMNS[:3]]
+        rows.append([own.name, *("" if None in pair else f"{pair[0] - pair[1]:+.1f}" for pair in values)])
+    return [*markdown_table(rows), ""]
+
+
+def _cell(own: SystemScores, column: str, group: str | None = None) -> str:
+    value, ends = cell_of(own, column, group)
+    return "" if value is None else with_interval(value, ends)
+
+
+def _geometry(spaces: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    names = ("alignment", "uniformity_states", "uniformity_passages", "rank_states", "rank_passages", "gap", "recall@1")
+    rows = [["system", "step", *names]]
+    for label, found in spaces.items():
+        rows += [[label, str(r["step"]), *(f"{r[name]:.2f}" for name in names)] for r in found]
+    return markdown_table(rows)
+
+
+if __name__ == "__main__":
+    main()
