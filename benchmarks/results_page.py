@@ -103,8 +103,8 @@ def _main(whole: Measured, folder: Path) -> list[str]:
         *_gaps(systems),
         "### Answers that rest on what was retrieved",
         "",
-        "`correctness if retrieved` counts an answer only where a right passage was retrieved (the paper's Figure 3); the",
-        "rest is what the generator knew, or guessed, by itself.",
+        "`correctness if retrieved` counts an answer only where a right passage was retrieved (the paper's Figure 3);",
+        "the rest is what the generator knew, or guessed, by itself.",
         "",
         f"![Correctness, and the part of it with the right passage]({folder.name}/if_retrieved.png)",
         "",
@@ -112,7 +112,7 @@ def _main(whole: Measured, folder: Path) -> list[str]:
         "",
         "### Appendix: the paper's retrieval precision",
         "",
-        "The share of the retrieved passages that hold an answer, right passage or not; of the tasks with short answers.",
+        "The share of the retrieved passages that hold an answer, right passage or not; of tasks with short answers.",
         "",
         *_columns(systems, (APPENDIX,)),
         "",
@@ -157,8 +157,8 @@ def _conditions(own: Measured) -> list[str]:
     machines = "; ".join(sorted({record["hardware"] for record in own.records}))
     return [
         f"`{own.command}`: {len(own.records)} of {sum(1 for _ in experiment.runs())} runs (seeds {seeds}), {size} of "
-        f"{per_step} questions each, {questions} questions of {len(tasks)} tasks, {pool}. {machines}; commit {commits}; "
-        f"{_hours(own.records):.1f} hours.",
+        f"{per_step} questions each, {questions} questions of {len(tasks)} tasks, {pool}. {machines}; commit {commits};"
+        f" {_hours(own.records):.1f} hours.",
     ]
 
 
