@@ -265,8 +265,9 @@ def test_another_retrieves_in_the_models_place(cosup: Cosup, tiny_world: TinyWor
         "--questions",
         results / "two/questions.jsonl",
     ]
-    places = ["--model", tiny_world.model, "--index", results / "one" / "index", "--output", tmp_path / "p.jsonl"]
+    places = ["--model", tiny_world.model, "--index", tiny_world.index, "--output", tmp_path / "p.jsonl"]
     assert cosup("generate", *places, *options).code == 0
+    assert not (results / "one" / "index").exists()  # nothing is embedded for who reads words
     assert (tmp_path / "p.jsonl").read_text(encoding="utf-8") == found
     assert json.loads((results / "suite.json").read_text(encoding="utf-8"))["settings"]["retriever"] == "bm25"
     separate = suite(tiny_world, tmp_path, retriever={"name": f"separate:{tiny_world.model}"})

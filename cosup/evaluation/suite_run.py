@@ -31,6 +31,7 @@ from cosup.version import __version__
 
 if TYPE_CHECKING:
     from cosup.generation.retrieval import Retriever
+    from cosup.generation.retrievers.opening import Texts
     from cosup.modeling import CoSupervisedModel
 
 Progress = Callable[[int, int, str], None]
@@ -67,9 +68,9 @@ class _Ready:
 
 @dataclass(frozen=True)
 class _Source:
-    """What finds passages: an index with its retriever, itself where the model retrieves, and what is told of that."""
+    """What finds passages among which (`corpus` names them), and what is told of it."""
 
-    index: LiveIndex
+    corpus: str
     retriever: LiveIndex | Retriever
     identity: Mapping[str, Any]
 
@@ -195,22 +196,25 @@ def _run_group(
 
 def _source(suite: Suite, task: str, corpus: Sequence[Passage], output: Path, means: Means, load: _Load) -> _Source:
     """Make what finds passages in a corpus: the index of the model, or of who retrieves in its place."""
-    from cosup.generation.retrievers.opening import open_retriever
+    from cosup.generation.retrievers.opening import Texts, open_retriever
 
-    choice = suite.retriever
-    separate = None if choice is None else choice.separate
-    maker = load(separate or suite.model_folder)
+    choice, writer = suite.retriever, load(suite.model_folder)
+    separate = None if choice is None or choice.separate is None else load(choice.separate)
     bar, place = partial(means.bars, f"{task}: indexing", "passages"), output / task / "index"
-    if means.indexes is not None:
-        place = means.indexes / f"{task}-{str(maker.fingerprint)[:16]}"
-    index = _index(maker, corpus, place, bar)
-    if choice is None:
-        return _Source(index, index, {})
+    index: LiveIndex | Texts = Texts(corpus)
+    if choice is None or separate is not None:
+        maker = separate or writer
+        if means.indexes is not None:
+            place = means.indexes / f"{task}-{str(maker.fingerprint)[:16]}"
+        index = _index(maker, corpus, place, bar)
+        if choice is None:
+            return _Source(index.identity, index, {})
+    elif means.indexes is not None:
+        place = means.indexes / task
     with bar() as report:
         tell = lambda done, n: report(done, n, "")  # noqa: E731
-        writer = load(suite.model_folder)
-        opened = open_retriever(choice, writer, index, str(place), tell, maker if separate else None)
-    return _Source(index, opened.retriever, opened.identity)
+        opened = open_retriever(choice, writer, index, str(place), tell, separate)
+    return _Source(index.identity, opened.retriever, opened.identity)
 
 
 def _answer(
@@ -224,7 +228,7 @@ def _answer(
     engine = Engine(model, source.retriever, settings)
     predict.check_questions(engine, questions, asked)
     precision = str(model.generator.dtype)
-    identity = predict.identity_of(suite.model_folder, source.index.identity, asked, settings, precision)
+    identity = predict.identity_of(suite.model_folder, source.corpus, asked, settings, precision)
     identity |= source.identity
     maker = json.dumps(identity, indent=2) + "\n"
     done, made = folder / "predictions.jsonl", folder / "predictions.json"

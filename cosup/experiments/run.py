@@ -291,6 +291,8 @@ def _measurement(experiment: Experiment, system: System, writer: Recipe, searche
         "settings": {name: asdict(settings) for name, settings in suite.settings.items()},
     }
     files = [file for task in suite.tasks for file in (*task.passages, task.questions)]
+    if system.retriever is not None:
+        files.append(system.retriever.name)
     if geometry is not None:
         record["geometry"] = geometry.limit
         files += [geometry.passages, geometry.questions]

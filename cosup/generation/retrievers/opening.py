@@ -9,9 +9,11 @@ It is built again when the index or the model has changed.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from cosup.index.milvus_place import is_milvus_place
 from cosup.index.progress import Progress
 from cosup.model_folder import fingerprint_of, read_model_record
 from cosup.modeling import CoSupervisedModel, PairSettings
+from cosup.records import Passage
 
 BM25, SEPARATE = "bm25", "separate:"
 
@@ -70,6 +73,31 @@ class RetrieverChoice:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Passages without vectors: all that a retriever needs which reads them itself.
+
+    Attributes:
+        passages: with distinct ids.
+    """
+
+    passages: Sequence[Passage]
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    def __iter__(self) -> Iterator[Passage]:
+        return iter(self.passages)
+
+    @cached_property
+    def identity(self) -> str:
+        """Names the passages: changes whenever one of them does."""
+        digest = hashlib.sha256()
+        for passage in self.passages:
+            digest.update(json.dumps(passage.to_dict(), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
 class Opened:
     """A retriever that is ready.
 
@@ -87,7 +115,7 @@ class Opened:
 def open_retriever(
     choice: RetrieverChoice,
     writer: CoSupervisedModel,
-    index: VectorIndex,
+    index: VectorIndex | Texts,
     place: str,
     progress: Progress | None = None,
     pair: CoSupervisedModel | None = None,
@@ -97,7 +125,7 @@ def open_retriever(
     Args:
         choice: which.
         writer: the pair that writes.
-        index: gives the passages, and to a separate pair the vectors.
+        index: gives the passages, and to a separate pair, which `Texts` will not do for, the vectors.
         place: of the index; what is built goes into `NAME.retrievers` beside it.
         progress: called while passages are embedded.
         pair: the separate pair on the writer's device, where it is loaded already.
@@ -107,6 +135,7 @@ def open_retriever(
         InputError: the separate pair's folder is damaged.
     """
     if choice.separate is not None:
+        assert not isinstance(index, Texts)
         return _separate(choice, choice.separate, writer, index, pair)
     folder = work_folder(place) if is_milvus_place(place) else Path(place)
     beside = folder.absolute().with_name(f"{folder.absolute().name}.retrievers")
@@ -115,7 +144,7 @@ def open_retriever(
     return _sentence_transformer(choice, index, beside, progress)
 
 
-def _bm25(choice: RetrieverChoice, index: VectorIndex, place: Path) -> Opened:
+def _bm25(choice: RetrieverChoice, index: VectorIndex | Texts, place: Path) -> Opened:
     source, identity = index.identity, _identity(choice)
     if is_current(place, source):
         return Opened(BM25Retriever(place, choice.query), identity)
@@ -123,7 +152,7 @@ def _bm25(choice: RetrieverChoice, index: VectorIndex, place: Path) -> Opened:
 
 
 def _sentence_transformer(
-    choice: RetrieverChoice, index: VectorIndex, beside: Path, progress: Progress | None
+    choice: RetrieverChoice, index: VectorIndex | Texts, beside: Path, progress: Progress | None
 ) -> Opened:
     embedder = SentenceTransformerEmbedder(choice.name, choice.query_prompt, choice.passage_prompt)
     name = choice.name.strip("/.~").replace("/", "--") if not Path(choice.name).is_dir() else Path(choice.name).name
@@ -141,7 +170,7 @@ def _sentence_transformer(
     return Opened(built, identity, place)
 
 
-def _on_disk(index: VectorIndex, place: Path) -> PassageStore:
+def _on_disk(index: VectorIndex | Texts, place: Path) -> PassageStore:
     """Put an index's passages where the unfinished work for `place` lies: their texts may not fit into memory."""
     try:
         return PassageStore.write(index, work_folder(place) / "passages")
