@@ -134,7 +134,7 @@ def _suite(path: Path, record: Any, instead: str | None) -> Suite:
         sizes[name] = values.pop(BATCH_SIZE, 32)
         if isinstance(sizes[name], bool) or not isinstance(sizes[name], int) or sizes[name] < 1:
             raise UsageError(f"tasks.{name}: batch_size is {sizes[name]!r}; expected a number of at least 1")
-        settings[name] = _generation(name, values)
+        settings[name] = _generation(f"tasks.{name}", values)
     retriever = read_retriever(record.get("retriever"))
     return Suite(path, model, _text(record, "output", "the suite"), tasks, settings, sizes, retriever)
 
@@ -201,7 +201,20 @@ def _settings_of(record: Any, where: str) -> dict[str, Any]:
     return dict(settings)
 
 
-def _generation(name: str, values: Mapping[str, Any]) -> GenerationSettings:
+def read_settings(record: Any, where: str) -> dict[str, Any]:
+    """Read settings of answering by name, in which a batch size is none.
+
+    Raises:
+        UsageError: one is unknown, or its value cannot be used.
+    """
+    settings = _settings_of(record, where)
+    if BATCH_SIZE in settings:
+        raise UsageError(f"{where}: {BATCH_SIZE} is the suite's")
+    _generation(where, settings)
+    return settings
+
+
+def _generation(where: str, values: Mapping[str, Any]) -> GenerationSettings:
     defaults = GenerationSettings()
     for key, value in values.items():
         default = getattr(defaults, key)
@@ -209,11 +222,11 @@ def _generation(name: str, values: Mapping[str, Any]) -> GenerationSettings:
         fits = isinstance(value, bool) if isinstance(default, bool) else number or (value is None and default is None)
         if not fits or (isinstance(default, int) and isinstance(value, float)):
             expected = "true or false" if isinstance(default, bool) else "a number"
-            raise UsageError(f"tasks.{name}: generation.{key} is {value!r}; expected {expected}")
+            raise UsageError(f"{where}: generation.{key} is {value!r}; expected {expected}")
     try:
         return GenerationSettings(**values)
     except UsageError as error:
-        raise UsageError(f"tasks.{name}: {error}") from None
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _text(record: Mapping[str, Any], key: str, where: str) -> str | None:

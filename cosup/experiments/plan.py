@@ -21,6 +21,7 @@ systems:
     name: NTP only + separately trained retriever
     set: {supervision: ntp}
     retriever: {train: {supervision: nsp}}  # a pair of its own, by the recipe with these keys set
+    generation: {ret_first: true}           # settings of answering, in place of the suite's
   both: {name: NTP + NSP}
 compare: [[both, separate]]                 # paired differences, the first minus the second
 scales:                                     # other values for `--scale NAME`
@@ -39,7 +40,7 @@ from typing import Any
 
 from cosup.data.yaml_files import check_keys, mapping_of, read_yaml
 from cosup.errors import InputError, UsageError, did_you_mean
-from cosup.evaluation.suites import Suite, load_suite, read_retriever
+from cosup.evaluation.suites import Suite, load_suite, read_retriever, read_settings
 from cosup.experiments.models import DerivedModel, folders_of, read_models
 from cosup.generation.retrievers.opening import RetrieverChoice
 
@@ -48,7 +49,7 @@ KEYS = (
     *("models", "axes", "geometry", "systems", "compare", "scales"),
 )
 GEOMETRY_KEYS = ("passages", "questions", "limit")
-SYSTEM_KEYS = ("name", "set", "retriever")
+SYSTEM_KEYS = ("name", "set", "retriever", "generation")
 SCALE_KEYS = ("seeds", "limit", "pool", "set", "models", "axes", "systems")
 ONLY = "run"  # the system of an experiment that names none
 _NAME = re.compile(r"[\w][\w.-]*")
@@ -65,6 +66,7 @@ class System:
         retriever: who retrieves in the pair's place; None where it does so itself or `retriever_changes` says who.
         retriever_changes: keys set for the training of a pair that retrieves in its place; None trains no such pair.
         axes: the value that this system has of each of the experiment's axes.
+        generation: settings of answering that differ from the suite's.
     """
 
     key: str
@@ -73,6 +75,16 @@ class System:
     retriever: RetrieverChoice | None = None
     retriever_changes: Mapping[str, Any] | None = None
     axes: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+    def within(self, suite: Suite) -> Suite:
+        """Return the suite with this system's own settings and retriever.
+
+        Raises:
+            UsageError: a setting cannot be used.
+        """
+        settings = {name: replace(own, **self.generation) for name, own in suite.settings.items()}
+        return replace(suite, settings=settings, retriever=self.retriever)
 
 
 @dataclass(frozen=True)
@@ -235,11 +247,12 @@ def _system(key: str, record: Any, common: Mapping[str, Any]) -> System:
     check_keys(own, SYSTEM_KEYS, where)
     changes = {**common, **_changes(own.get("set"), f"{where}.set")}
     name, retriever = str(own.get("name", key)), own.get("retriever")
+    settings = read_settings(own.get("generation"), f"{where}.generation")
     if isinstance(retriever, Mapping) and "train" in retriever:
         check_keys(retriever, ("train",), f"{where}.retriever")
         own_changes = _changes(retriever["train"], f"{where}.retriever.train")
-        return System(key, name, changes, None, {**common, **own_changes})
-    return System(key, name, changes, read_retriever(retriever))
+        return System(key, name, changes, None, {**common, **own_changes}, generation=settings)
+    return System(key, name, changes, read_retriever(retriever), generation=settings)
 
 
 def _changes(record: Any, where: str) -> dict[str, Any]:

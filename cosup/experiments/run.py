@@ -283,7 +283,7 @@ def _training(experiment: Experiment, changes: Mapping[str, Any], seed: int) -> 
 
 
 def _measurement(experiment: Experiment, system: System, writer: Recipe, searcher: Recipe | None) -> str:
-    suite, geometry = experiment.suite, experiment.geometry
+    suite, geometry = system.within(experiment.suite), experiment.geometry
     record: dict[str, Any] = {
         "trained": [folder_of(recipe).name for recipe in (writer, searcher) if recipe is not None],
         "retriever": None if system.retriever is None else asdict(system.retriever),
@@ -301,10 +301,10 @@ def _measurement(experiment: Experiment, system: System, writer: Recipe, searche
 
 def _suite(suite: Suite, step: Step) -> Suite:
     """Return the suite with a step's pair in it."""
-    retriever = step.system.retriever
-    if step.searcher is not None:
-        retriever = RetrieverChoice(f"{SEPARATE}{folder_of(step.searcher) / 'model'}")
-    return replace(suite, model=str(folder_of(step.writer) / "model"), retriever=retriever)
+    own = replace(step.system.within(suite), model=str(folder_of(step.writer) / "model"))
+    if step.searcher is None:
+        return own
+    return replace(own, retriever=RetrieverChoice(f"{SEPARATE}{folder_of(step.searcher) / 'model'}"))
 
 
 def _metrics(recipe: Recipe) -> dict[str, Any]:

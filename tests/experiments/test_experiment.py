@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cosup.checkpoints import load_generator
+from cosup.data.reading import read_answers
 from cosup.errors import UsageError
 from cosup.experiments import run as running
 from cosup.experiments.plan import load_experiment
@@ -42,7 +43,7 @@ def experiment(world: TinyWorld, folder: Path, **changes: Any) -> Path:
         "systems": {
             "words": {"name": "NTP + BM25", "set": {"supervision": "ntp"}, "retriever": "bm25"},
             "apart": {"set": {"supervision": "ntp"}, "retriever": {"train": {"supervision": "nsp"}}},
-            "both": None,
+            "both": {"generation": {"ret_first": True, "max_new_tokens": 9}},
         },
         "compare": [["both", "apart"], ["both", "words"]],
         "scales": {"small": {"systems": ["both"], "set": {"training.max_steps": 1}, "limit": 2}},
@@ -72,6 +73,10 @@ def test_what_systems_have_in_common_is_done_once_and_nothing_twice(
     assert main["systems"]["both"]["tasks"].keys() == {"one", "two"}
     assert main["systems"]["both"]["tasks"]["one"].keys() == {"retrieval", "recall@1", "correctness", "citation"}
     assert main["settings"]["limit"] == {"one": 3, "two": 4}
+    asked = {p.parent.parent.name: read_answers(p) for p in results.glob("measured/*/one/predictions.jsonl")}
+    (both,) = {step.address for step in steps_of(load_experiment(path)) if step.system.key == "both"}
+    assert all(answer.retrievals for answer in asked[both])
+    assert not all(answer.retrievals for answers in asked.values() for answer in answers)
     assert main["settings"]["runs"][0]["seconds"].keys() == {"train_writer", "measure"}
     before = made(results, "*ed/**/*")
     again = cosup("experiment", path)
@@ -227,7 +232,8 @@ def test_addresses_are_of_contents(tiny_world: TinyWorld, tmp_path: Path) -> Non
     assert len({address_of({"x": 1}, [tmp_path / name]) for name in "abc"}) == 2
     assert address_of({"x": 1}, ["hub/id"]) != address_of({"x": 1}, ["hub/other"])
     steps = steps_of(load_experiment(experiment(tiny_world, tmp_path / "a", seeds=[1, 2])))
-    moved = steps_of(load_experiment(experiment(tiny_world, tmp_path / "b", systems={"renamed": None}, compare=[])))
+    systems = {"renamed": {"generation": {"ret_first": True, "max_new_tokens": 9}}}
+    moved = steps_of(load_experiment(experiment(tiny_world, tmp_path / "b", systems=systems, compare=[])))
     assert folder_of(moved[0].writer).name == folder_of(steps[2].writer).name
     assert moved[0].record.parent.name == steps[2].record.parent.name
     assert [(step.system.key, step.seed) for step in steps] == [
@@ -281,6 +287,9 @@ def test_averages_count_each_task_once_and_differences_are_paired() -> None:
         ({"systems": {"x": {"sets": {}}}}, "no key 'sets' (did you mean 'set'?)"),
         ({"systems": {"x": {"set": {"supervison": "ntp"}}}, "compare": []}, "did you mean 'supervision'"),
         ({"systems": {"x": {"set": {"supervision": "ntpp"}}}, "compare": []}, "experiment.yaml: system 'x': "),
+        ({"systems": {"x": {"generation": {"ret_frist": True}}}, "compare": []}, "did you mean 'ret_first'"),
+        ({"systems": {"x": {"generation": {"top_p": 2}}}, "compare": []}, "systems.x.generation: top_p is 2"),
+        ({"systems": {"x": {"generation": {"batch_size": 2}}}, "compare": []}, "batch_size is the suite's"),
         ({"compare": [["both"]]}, "'compare' has ['both']; expected two systems"),
         ({"compare": [["both", "word"]]}, "no system 'word' (did you mean 'words'?)"),
         ({"seeds": [1.5]}, "'seeds' is [1.5]"),
