@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cosup.evaluation.report import markdown_table, with_interval
-from cosup.experimenting import main_json
+from cosup.experimenting import axis_of, main_json, spaces_by_name
 from cosup.experiments import figures
 from cosup.experiments.plan import Experiment, load_experiment
 from cosup.experiments.run import read_records, steps_of
@@ -24,7 +24,7 @@ from cosup.experiments.table import COLUMNS, SystemScores, cell_of, collect, dif
 
 MAIN = Path("recipes/experiments/main.yaml")
 ANALYSES = Path("recipes/experiments/analyses")
-ORDER = ("lambda", "embedder", "passages", "negatives", "similarity", "masking", "start", "geometry")
+ORDER = ("tuning", "lambda", "embedder", "passages", "negatives", "similarity", "masking", "start", "geometry")
 NOTES = "<!-- notes -->"
 APPENDIX = "answer_passage_precision"
 
@@ -61,7 +61,8 @@ def main() -> None:
         parser.error(f"no record of {MAIN} in {found.records}")
     lines = _main(whole, folder)
     for name in ORDER:
-        own = _measured(ANALYSES / f"{name}.yaml", found.scale, found.records)
+        folder_of = MAIN.parent if name == "tuning" else ANALYSES
+        own = _measured(folder_of / f"{name}.yaml", found.scale, found.records)
         if own.records:
             lines += _analysis(own, name, folder)
     notes = found.page.read_text(encoding="utf-8").partition(NOTES)[2] if found.page.is_file() else "\n"
@@ -100,7 +101,6 @@ def _main(whole: Measured, folder: Path) -> list[str]:
         "",
         f"![Averages within both groups of tasks]({folder.name}/groups.png)",
         "",
-        *_gaps(systems),
         "### Answers that rest on what was retrieved",
         "",
         "`correctness if retrieved` counts an answer only where a right passage was retrieved (the paper's Figure 3);",
@@ -123,18 +123,14 @@ def _analysis(own: Measured, name: str, folder: Path) -> list[str]:
     systems, experiment = own.systems, own.experiment
     question = experiment.path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
     picture = folder / f"{name}.png"
-    axes = experiment.systems[0].axes
-    points = {record["system"]: record["axes"] for record in own.records}
-    if len(axes) == 1:
-        key = next(iter(axes))
-        figures.draw_axis(systems, [points[s.key][key] for s in systems], key, picture)
+    if axis := axis_of(experiment, systems):
+        figures.draw_axis(systems, *axis, picture)
     else:
         figures.draw_systems(systems, picture)
     lines = [f"## {name.capitalize()}", "", question, "", *_conditions(own), ""]
     lines += [*_columns(systems, COLUMNS, groups=True), "", f"![{question}]({folder.name}/{name}.png)", ""]
     names = {system.key: system.name for system in experiment.systems}
-    spaces = {names[record["system"]]: record["geometry"] for record in own.records if record.get("geometry")}
-    if spaces:
+    if spaces := spaces_by_name(names, own.records):
         figures.draw_geometry(spaces, folder / "geometry-steps.png")
         figures.draw_projection(spaces, folder / "geometry-projection.png")
         lines += [*_geometry(spaces), ""]
@@ -146,7 +142,7 @@ def _analysis(own: Measured, name: str, folder: Path) -> list[str]:
 def _conditions(own: Measured) -> list[str]:
     """Return what was run, where, and at what size."""
     experiment, first = own.experiment, own.records[0]
-    training, tasks = first["recipes"][0]["training"], experiment.suite.tasks
+    training, tasks = first["trainings"][0]["recipe"]["training"], experiment.suite.tasks
     per_step = training["per_device_train_batch_size"]
     size = f"{training['max_steps']} steps" if training.get("max_steps") else f"{training['num_train_epochs']} epochs"
     questions = sum(len(first["scores"][task.name]) for task in tasks)
@@ -164,14 +160,8 @@ def _conditions(own: Measured) -> list[str]:
 
 def _hours(records: Sequence[Mapping[str, Any]]) -> float:
     """Return how long training, once for what several systems share, and measuring took."""
-    trained = {
-        folder: metrics["train_runtime"]
-        for record in records
-        for folder, metrics in zip(record["trained"], record["training"], strict=True)
-    }
-    parts = ("measure", "geometry")
-    measured = sum(record["seconds"].get(name, 0) for record in records for name in parts)
-    return float(sum(trained.values()) + measured) / 3600
+    trained = {own["folder"]: own["metrics"].get("train_runtime", 0) for r in records for own in r["trainings"]}
+    return float(sum(trained.values()) + sum(record["seconds"]["measure"] for record in records)) / 3600
 
 
 def _columns(systems: Sequence[SystemScores], columns: Sequence[str], groups: bool = False) -> list[str]:
@@ -182,18 +172,6 @@ def _columns(systems: Sequence[SystemScores], columns: Sequence[str], groups: bo
         rows = [[group, *columns], *([own.name, *(_cell(own, c, group) for c in columns)] for own in systems)]
         lines += ["", *markdown_table(rows)]
     return lines
-
-
-def _gaps(systems: Sequence[SystemScores]) -> list[str]:
-    """Return the difference between the groups of each system, the first minus the second."""
-    groups = group_names(systems[0])
-    if len(groups) != 2:
-        return []
-    rows = [["system", *(f"{column}: {groups[0]} minus {groups[1]}" for column in COLUMNS[:3])]]
-    for own in systems:
-        values = [[cell_of(own, column, group)[0] for group in groups] for column in COLUMNS[:3]]
-        rows.append([own.name, *("" if None in pair else f"{pair[0] - pair[1]:+.1f}" for pair in values)])
-    return [*markdown_table(rows), ""]
 
 
 def _cell(own: SystemScores, column: str, group: str | None = None) -> str:

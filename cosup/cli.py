@@ -508,7 +508,8 @@ def experiment(
     shell: Shell = context.obj
     own = [name for parameter in context.command.params for name in parameter.opts]
     file, overrides = split_overrides([path, *context.args], own, "experiment")
-    chosen = experimenting.Chosen(Path(file), scale, overrides, records)
+    precision = None if dtype is Dtype.auto else dtype.value
+    chosen = experimenting.Chosen(Path(file), scale, overrides, records, precision)
     if plan:
         experimenting.show_plan(shell, chosen)
     else:

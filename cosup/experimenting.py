@@ -29,12 +29,14 @@ class Chosen:
         scale: one of its scales, or None.
         overrides: keys of the recipe and their values as on a command line, for every system that does not set them.
         kept: folder of records that are taken and given; see `run_experiment`.
+        precision: type of the weights in answering, where one was asked for.
     """
 
     path: Path
     scale: str | None = None
     overrides: Sequence[tuple[str, str]] = ()
     kept: Path | None = None
+    precision: str | None = None
 
     def load(self) -> Experiment:
         """Read the experiment.
@@ -44,7 +46,8 @@ class Chosen:
         """
         from cosup.experiments.plan import load_experiment
 
-        return load_experiment(self.path, self.scale, {key: _value(key, text) for key, text in self.overrides})
+        changes = {key: _value(key, text) for key, text in self.overrides}
+        return load_experiment(self.path, self.scale, changes, self.precision)
 
 
 def show_plan(shell: Shell, chosen: Chosen) -> None:
@@ -53,7 +56,8 @@ def show_plan(shell: Shell, chosen: Chosen) -> None:
     Raises:
         UsageError, InputError: the experiment cannot be run as it is.
     """
-    from cosup.experiments.run import folder_of, is_trained, record_of, steps_of
+    from cosup.experiments.addresses import folder_of
+    from cosup.experiments.run import is_trained, record_of, steps_of
 
     steps = steps_of(chosen.load())
     found = [record_of(step, chosen.kept) for step in steps]
@@ -121,6 +125,26 @@ def main_json(
     return main_record(systems, found, settings)
 
 
+def axis_of(experiment: Experiment, systems: Sequence[SystemScores]) -> tuple[list[Any], str] | None:
+    """Return the values and the name of the one axis that the systems lie along, or None where it is not so."""
+    points = {system.key: system.axes for system in experiment.systems}
+    found = [points[own.key] for own in systems]
+    values = [next(iter(point.values())) for point in found if len(point) == 1]
+    if len(values) < len(found) or len({json.dumps(value) for value in values}) < len(values):
+        return None
+    return values, next(iter(found[0]))
+
+
+def spaces_by_name(names: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the geometry of each record that has it, by the name of its system (and seed, where there are several)."""
+    several = len({record["seed"] for record in records}) > 1
+    return {
+        names[record["system"]] + (f", seed {record['seed']}" if several else ""): record["geometry"]
+        for record in records
+        if record.get("geometry")
+    }
+
+
 def _draw(experiment: Experiment, systems: Sequence[SystemScores], records: Sequence[Mapping[str, Any]]) -> None:
     from cosup.experiments import figures
 
@@ -131,11 +155,9 @@ def _draw(experiment: Experiment, systems: Sequence[SystemScores], records: Sequ
     figures.draw_systems(systems, folder / "systems.png")
     figures.draw_groups(systems, folder / "groups.png")
     figures.draw_if_retrieved(systems, folder / "if_retrieved.png")
-    points = {record["system"]: record["axes"] for record in records}
-    if experiment.systems and len(experiment.systems[0].axes) == 1:
-        values = [next(iter(points[own.key].values())) for own in systems]
-        figures.draw_axis(systems, values, next(iter(experiment.systems[0].axes)), folder / "axis.png")
-    if spaces := {names[record["system"]]: record["geometry"] for record in records if record.get("geometry")}:
+    if axis := axis_of(experiment, systems):
+        figures.draw_axis(systems, *axis, folder / "axis.png")
+    if spaces := spaces_by_name(names, records):
         figures.draw_geometry(spaces, folder / "geometry.png")
         figures.draw_projection(spaces, folder / "projection.png")
 

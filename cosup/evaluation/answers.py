@@ -92,9 +92,9 @@ def answer_scores(answer: Answer, question: Question) -> dict[str, float]:
     """Score one prediction against the question's answers: every one of `ANSWER_METRICS`, in 0..1.
 
     `exact_match` and `f1` score `answer.answer`, the others `answer.text`, all without `[n]` marks. `answer_correct`
-    is `contains_answer`, but `exact_match` where a gold answer is yes or no, words that stand in many a text. All but
-    the last take the best of the gold answers (aliases of one answer); `answers_found` is the share of them that the
-    text contains (tasks where all are wanted).
+    is `contains_answer`, but `exact_match` where the gold answers are yes or no, words that stand in many a text. All
+    but the last take the best of the gold answers (aliases of one answer); `answers_found` is the share of them that
+    the text contains (tasks where all are wanted).
 
     Returns:
         The scores, or nothing where the question has no gold answer: it cannot be scored here.
@@ -105,7 +105,7 @@ def answer_scores(answer: Answer, question: Question) -> dict[str, float]:
     final, text = without_marks(answer.answer), without_marks(answer.text)
     found = [contains(text, gold) for gold in golds]
     exact = any(exact_match(final, gold) for gold in golds)
-    polar = any(normalise(gold) in ("yes", "no") for gold in golds)
+    polar = all(normalise(gold) in ("yes", "no") for gold in golds)
     return {
         "exact_match": float(exact),
         "f1": max(token_f1(final, gold) for gold in golds),

@@ -23,7 +23,7 @@ MEANINGS = {
     "f1": "tokens shared with the nearest gold answer",
     "contains_answer": "the output holds a gold answer, whole tokens",
     "contains_answer_raw": "the same, within words too",
-    "answer_correct": "holds a gold answer; a yes or no exactly",
+    "answer_correct": "holds a gold answer; yes and no exactly",
     "answers_found": "share of the gold answers in the output",
     "retrieved": "retrieved at all",
     "retrieved_first": "retrieved before writing",

@@ -154,6 +154,9 @@ def _pool(corpus: Mapping[str, Passage], ready: _Ready) -> Mapping[str, Passage]
     if ready.task.pool is None or ready.task.pool >= len(corpus):
         return corpus
     kept = {evidence.passage_id for question in ready.questions for evidence in question.evidence}
+    for question in ready.questions:
+        kept.update(question.candidates or (), *question.evidence_sets)
+    kept &= corpus.keys()
     others = [name for name in corpus if name not in kept]
     room = max(0, ready.task.pool - len(kept))
     kept.update(others[i * len(others) // room] for i in range(room))

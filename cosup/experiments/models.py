@@ -67,6 +67,10 @@ def _model(name: str, record: Any) -> DerivedModel:
         raise UsageError(f"{where}: 'layers' is {layers!r}; expected a number of at least 1")
     if random is not None and not isinstance(random, bool):
         raise UsageError(f"{where}: 'random' is {random!r}; expected true or false")
+    if name == "shared":
+        raise UsageError(f"{where}: 'shared' means the generator's own weights; choose another name")
+    if family is not None and random is False:
+        raise UsageError(f"{where}: another family has no weights of the source; leave out 'random: false'")
     if family is not None and family not in FAMILIES:
         raise UsageError(f"{where}: 'family' is {family!r}; there are: {', '.join(FAMILIES)}")
     return DerivedModel(source, layers, bool(random), family)

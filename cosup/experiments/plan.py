@@ -1,6 +1,7 @@
 """Experiments: one YAML file that names systems, how each is trained and retrieves, and what they are measured on.
 
 output: runs/experiments/main
+store: runs/experiments/store               # trainings, which other experiments may share; left out, they are in output
 recipe: recipes/experiments/base.yaml       # what all systems train by, but for what is set for each
 suite: recipes/suites/twelve-sets.yaml      # what they are measured on
 seeds: [1, 2, 3]
@@ -10,8 +11,8 @@ pool: 5000                                  # passages a task at most, as in a s
 models:                                     # made from others, named as `generator` or `embedder`; see `models`
   six-layers: {from: models/SmolLM2-135M-Instruct.Q4_1.gguf, layers: 6}
 axes: {objective.temperature: [0.02, 0.05]} # every system once with each value (with each of their combinations)
-geometry: {passages: data/squad/passages.jsonl, questions: data/squad/questions.dev.jsonl, limit: 200}
-                                            # measure both spaces of who writes, at each checkpoint that is kept
+geometry: {passages: data/squad/passages.jsonl, questions: data/squad/questions.dev.jsonl, limit: 200, every: 50}
+                                            # measure both spaces of who writes, every so many steps of its training
 systems:
   bm25:
     name: NTP only + BM25
@@ -22,7 +23,7 @@ systems:
     set: {supervision: ntp}
     retriever: {train: {supervision: nsp}}  # a pair of its own, by the recipe with these keys set
     generation: {ret_first: true}           # settings of answering, in place of the suite's
-  both: {name: NTP + NSP}
+  both: {name: NTP + NSP, seeds: [1, 2]}    # fewer than the others have
 compare: [[both, separate]]                 # paired differences, the first minus the second
 scales:                                     # other values for `--scale NAME`
   cpu: {seeds: [1], limit: 20, set: {training.max_steps: 40}, systems: [separate, both]}
@@ -45,13 +46,14 @@ from cosup.experiments.models import DerivedModel, folders_of, read_models
 from cosup.generation.retrievers.opening import RetrieverChoice
 
 KEYS = (
-    *("output", "recipe", "suite", "seeds", "set", "limit", "pool"),
+    *("output", "store", "recipe", "suite", "seeds", "set", "limit", "pool"),
     *("models", "axes", "geometry", "systems", "compare", "scales"),
 )
-GEOMETRY_KEYS = ("passages", "questions", "limit")
-SYSTEM_KEYS = ("name", "set", "retriever", "generation")
-SCALE_KEYS = ("seeds", "limit", "pool", "set", "models", "axes", "systems")
+GEOMETRY_KEYS = ("passages", "questions", "limit", "every")
+SYSTEM_KEYS = ("name", "set", "retriever", "generation", "seeds")
+SCALE_KEYS = ("seeds", "limit", "pool", "set", "models", "axes", "geometry", "systems")
 ONLY = "run"  # the system of an experiment that names none
+OURS = {"seed": "name them in 'seeds'", "output_dir": "trainings lie in 'store'"}  # what no system can set
 _NAME = re.compile(r"[\w][\w.-]*")
 
 
@@ -67,6 +69,7 @@ class System:
         retriever_changes: keys set for the training of a pair that retrieves in its place; None trains no such pair.
         axes: the value that this system has of each of the experiment's axes.
         generation: settings of answering that differ from the suite's.
+        seeds: of its trainings, in place of the experiment's; None for those.
     """
 
     key: str
@@ -76,6 +79,7 @@ class System:
     retriever_changes: Mapping[str, Any] | None = None
     axes: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None
 
     def within(self, suite: Suite) -> Suite:
         """Return the suite with this system's own settings and retriever.
@@ -95,11 +99,13 @@ class GeometrySettings:
         passages: file or folder.
         questions: file; they become examples by the recipe's template.
         limit: questions at most, the first ones.
+        every: steps from one measurement to the next; the untrained and the trained pair are measured too.
     """
 
     passages: str
     questions: str
     limit: int = 200
+    every: int = 50
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,8 @@ class Experiment:
 
     Attributes:
         path: its file.
-        output: folder of runs and results.
+        output: folder of results.
+        store: folder of trainings.
         recipe: base of every training.
         suite: tasks; the model in it is none.
         systems: in their order.
@@ -117,10 +124,13 @@ class Experiment:
         scale: its name, None for the whole.
         models: made from others, by name.
         geometry: what both spaces are measured with, or None.
+        precision: type of the weights in answering that was asked for; None is the machine's own choice, and a
+            measurement then counts whatever that was.
     """
 
     path: Path
     output: Path
+    store: Path
     recipe: Path
     suite: Suite
     systems: tuple[System, ...]
@@ -129,26 +139,32 @@ class Experiment:
     scale: str | None = None
     models: Mapping[str, DerivedModel] = field(default_factory=dict)
     geometry: GeometrySettings | None = None
+    precision: str | None = None
 
     @property
     def model_folders(self) -> dict[str, Path]:
         """Where each of `models` is or will be."""
-        return folders_of(self.models, self.output)
+        return folders_of(self.models, self.store)
 
     def runs(self) -> Iterator[tuple[System, int]]:
         """Yield systems with seeds: all systems with the first seed, then all with the next."""
-        for seed in self.seeds:
+        own = {system.key: self.seeds if system.seeds is None else system.seeds for system in self.systems}
+        for seed in dict.fromkeys([*self.seeds, *(seed for seeds in own.values() for seed in seeds)]):
             for system in self.systems:
-                yield system, seed
+                if seed in own[system.key]:
+                    yield system, seed
 
 
-def load_experiment(path: str | Path, scale: str | None = None, changes: Mapping[str, Any] | None = None) -> Experiment:
+def load_experiment(
+    path: str | Path, scale: str | None = None, changes: Mapping[str, Any] | None = None, precision: str | None = None
+) -> Experiment:
     """Read an experiment; its paths are taken from where the command runs.
 
     Args:
         path: YAML file.
         scale: one of its `scales`.
         changes: keys of the recipe, for every system that does not set them itself.
+        precision: see `Experiment`.
 
     Raises:
         InputError: it is no YAML, or a key or value is wrong; names the file.
@@ -157,7 +173,7 @@ def load_experiment(path: str | Path, scale: str | None = None, changes: Mapping
     place = Path(path)
     record = read_yaml(place)
     try:
-        return _experiment(place, record, scale, changes or {})
+        return replace(_experiment(place, record, scale, changes or {}), precision=precision)
     except InputError:
         raise
     except UsageError as error:
@@ -170,38 +186,63 @@ def _experiment(path: Path, record: Any, scale: str | None, changes: Mapping[str
     check_keys(record, KEYS, "an experiment")
     chosen = _scale(record.get("scales"), scale)
     texts = {key: record.get(key) for key in ("output", "recipe", "suite")}
+    texts["store"] = record.get("store", str(_output(Path(str(texts["output"])), scale)))
     wrong = next((key for key, value in texts.items() if not isinstance(value, str) or not value.strip()), None)
     if wrong is not None:
         raise UsageError(f"{wrong!r} is {texts[wrong]!r}; expected a path")
-    common = {**_changes(record.get("set"), "set"), **_changes(chosen.get("set"), "the scale's set"), **changes}
+    parts = {"set": record.get("set"), "the scale's set": chosen.get("set"), "command line": changes}
+    common = {key: value for where, part in parts.items() for key, value in _changes(part, where).items()}
     systems = _systems(record.get("systems", {ONLY: None}), common)
     kept = _known(chosen.get("systems", list(systems)), systems, "the scale's systems")
     axes = _axes(chosen.get("axes", record.get("axes")))
     systems = {own.key: own for key in dict.fromkeys(kept) for own in _along(systems[key], axes)} if axes else systems
     kept = list(systems) if axes else kept
-    seeds = chosen.get("seeds", record.get("seeds", [0]))
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise UsageError(f"'seeds' is {seeds!r}; expected a list of whole numbers")
-    comparisons = []
-    for pair in record.get("compare") or []:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise UsageError(f"'compare' has {pair!r}; expected two systems")
-        one, other = _known(pair, systems, "'compare'")
-        comparisons.append((one, other))
+    if "seeds" in chosen:  # of every system
+        systems = {key: replace(system, seeds=None) for key, system in systems.items()}
+    comparisons = _comparisons(record.get("compare"), systems)
     counts = {key: _count(chosen.get(key, record.get(key)), key) for key in ("limit", "pool")}
-    suite = _limited(load_suite(str(texts["suite"]), "to be trained"), **counts)
     return Experiment(
         path,
         _output(Path(str(texts["output"])), scale),
+        Path(str(texts["store"])),
         Path(str(texts["recipe"])),
-        suite,
+        _limited(_suite(str(texts["suite"])), **counts),
         tuple(systems[key] for key in dict.fromkeys(kept)),
-        tuple(dict.fromkeys(seeds)),
+        _seeds(chosen.get("seeds", record.get("seeds", [0])), "'seeds'"),
         tuple(pair for pair in comparisons if set(pair) <= set(kept)),
         scale,
         {**read_models(record.get("models")), **read_models(chosen.get("models"))},
-        _geometry(record.get("geometry")),
+        _geometry(chosen.get("geometry", record.get("geometry"))),
     )
+
+
+def _suite(path: str) -> Suite:
+    """Read the suite, which says what is measured and by what, and leaves the rest to the systems."""
+    suite = load_suite(path, "to be trained")
+    answered = next((task.name for task in suite.tasks if task.predictions is not None), None)
+    if answered is not None:
+        raise UsageError(f"{path}: tasks.{answered} has predictions; an experiment's systems answer by themselves")
+    if suite.retriever is not None:
+        raise UsageError(f"{path}: 'retriever' is of no use here; an experiment's systems name theirs")
+    return suite
+
+
+def _seeds(seeds: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UsageError(f"{where} is {seeds!r}; expected a list of whole numbers")
+    return tuple(dict.fromkeys(seeds))
+
+
+def _comparisons(record: Any, systems: Mapping[str, System]) -> list[tuple[str, str]]:
+    if not isinstance(record or [], list):
+        raise UsageError(f"'compare' is {record!r}; expected a list of pairs of systems")
+    found = []
+    for pair in record or []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise UsageError(f"'compare' has {pair!r}; expected two systems")
+        one, other = _known(pair, systems, "'compare'")
+        found.append((one, other))
+    return found
 
 
 def _geometry(record: Any) -> GeometrySettings | None:
@@ -212,8 +253,9 @@ def _geometry(record: Any) -> GeometrySettings | None:
     for key in GEOMETRY_KEYS[:2]:
         if not isinstance(own.get(key), str):
             raise UsageError(f"geometry.{key} is {own.get(key)!r}; expected a path")
-    limit = _count(own.get("limit", GeometrySettings.limit), "geometry.limit")
-    return GeometrySettings(own["passages"], own["questions"], limit or GeometrySettings.limit)
+    limit, every = (_count(own.get(key), f"geometry.{key}") for key in GEOMETRY_KEYS[2:])
+    default = GeometrySettings(own["passages"], own["questions"])
+    return replace(default, limit=limit or default.limit, every=every or default.every)
 
 
 def _output(folder: Path, scale: str | None) -> Path:
@@ -222,7 +264,7 @@ def _output(folder: Path, scale: str | None) -> Path:
 
 def _scale(record: Any, name: str | None) -> Mapping[str, Any]:
     """Return what a scale sets; every one of them is checked."""
-    scales = mapping_of(record, "scales", "scales by name")
+    scales = {str(key): value for key, value in mapping_of(record, "scales", "scales by name").items()}
     for key, value in scales.items():
         check_keys(mapping_of(value, f"scales.{key}", _one_of(SCALE_KEYS)), SCALE_KEYS, f"scales.{key}")
     if name is None:
@@ -246,21 +288,30 @@ def _system(key: str, record: Any, common: Mapping[str, Any]) -> System:
     own = mapping_of(record, where, _one_of(SYSTEM_KEYS))
     check_keys(own, SYSTEM_KEYS, where)
     changes = {**common, **_changes(own.get("set"), f"{where}.set")}
-    name, retriever = str(own.get("name", key)), own.get("retriever")
+    name, retriever = str(own.get("name") or key), own.get("retriever")
+    seeds = None if own.get("seeds") is None else _seeds(own["seeds"], f"{where}.seeds")
     settings = read_settings(own.get("generation"), f"{where}.generation")
     if isinstance(retriever, Mapping) and "train" in retriever:
         check_keys(retriever, ("train",), f"{where}.retriever")
         own_changes = _changes(retriever["train"], f"{where}.retriever.train")
-        return System(key, name, changes, None, {**common, **own_changes}, generation=settings)
-    return System(key, name, changes, read_retriever(retriever), generation=settings)
+        return System(key, name, changes, None, {**common, **own_changes}, generation=settings, seeds=seeds)
+    return System(key, name, changes, read_retriever(retriever), generation=settings, seeds=seeds)
 
 
 def _changes(record: Any, where: str) -> dict[str, Any]:
-    return {str(key): value for key, value in mapping_of(record, where, "keys of the recipe").items()}
+    found = {str(key): value for key, value in mapping_of(record, where, "keys of the recipe").items()}
+    for key, value in found.items():
+        if (why := OURS.get(key.rpartition(".")[2])) is not None:
+            raise UsageError(f"{where}: {key} is the experiment's own; {why}")
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise UsageError(f"{where}: {key} is {value!r}; expected text, a number, true, false or a list") from None
+    return found
 
 
 def _axes(record: Any) -> dict[str, list[Any]]:
-    axes = {str(key): value for key, value in mapping_of(record, "axes", "keys of the recipe").items()}
+    axes = _changes(record, "axes")
     for key, values in axes.items():
         if not isinstance(values, list) or not values or not all(isinstance(v, str | int | float) for v in values):
             raise UsageError(f"axes.{key} is {values!r}; expected a list of values")

@@ -1,22 +1,32 @@
 """The tables of an experiment: every system on every task, averages, and paired differences.
 
 A system's score of a question is the average over its seeds. An average over tasks counts each task once; for its
-interval questions are drawn anew within each task. Two systems are compared question by question: their difference in
-a task is over the questions that the measure judges for both.
+interval questions are drawn anew within each task: it is of these trainings, and says nothing of other seeds. Two
+systems are compared question by question, by the seeds that both have: their difference in a task is over the questions
+that the measure judges for both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from cosup.evaluation.report import markdown_table, with_interval
-from cosup.evaluation.statistics import interval_of, resampled_averages
+from cosup.evaluation.statistics import interval_of, randomisation_test, resampled_averages
 
 COLUMNS = ("retrieval", "recall@1", "correctness", "citation")
+_ROUNDING = 1e-9
+_BY_SEEDS = (
+    "Question by question, over the seeds that both have; intervals and p are over questions, not over trainings."
+)
+
+Values = Mapping[str, Sequence[float]]
+"""Task -> values of its questions."""
 
 Scores = Mapping[str, float]
 """Question id -> score in 0..1."""
@@ -27,17 +37,38 @@ class SystemScores:
     """What a system scored.
 
     Attributes:
-        seeds: that were measured.
-        scores: task -> column of `COLUMNS`, and of others that the records keep -> score of each question, averaged
-            over the seeds.
+        of_seeds: seed -> task -> column of `COLUMNS`, and of others that the records keep -> score of each question.
         groups: task -> its group, or None.
     """
 
     key: str
     name: str
-    seeds: tuple[int, ...]
-    scores: Mapping[str, Mapping[str, Scores]]
+    of_seeds: Mapping[int, Mapping[str, Mapping[str, Scores]]]
     groups: Mapping[str, str | None]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that were measured."""
+        return tuple(self.of_seeds)
+
+    @cached_property
+    def scores(self) -> Mapping[str, Mapping[str, Scores]]:
+        """Task -> column -> score of each question, averaged over the seeds."""
+        return self.over(self.seeds)
+
+    def over(self, seeds: Sequence[int]) -> dict[str, dict[str, Scores]]:
+        """Return `scores` over some of the seeds."""
+        found: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for seed in seeds:
+            for task, columns in self.of_seeds[seed].items():
+                kept = found.setdefault(task, {column: {} for column in COLUMNS})
+                for column, scores in columns.items():
+                    for question, value in scores.items():
+                        kept.setdefault(column, {}).setdefault(question, []).append(value)
+        return {
+            task: {c: {q: sum(v) / len(v) for q, v in own.items()} for c, own in columns.items()}
+            for task, columns in found.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -45,20 +76,27 @@ class Difference:
     """How much better one system is than another in one column, percentage points on the average of the tasks.
 
     Attributes:
+        group: whose tasks; None for all. `B minus A` is how much larger the difference is in group B than in A.
         value: the average over tasks of the paired difference, with the ends `low` and `high` of its 95% interval.
+        p_value: of a two-sided paired randomisation test: how often differences as large come about where the two
+            systems' scores are exchanged at random, question by question; None for the difference of two groups.
         better: tasks in which the first is better, of `tasks`.
+        seeds: that both have.
     """
 
     column: str
+    group: str | None
     value: float
     low: float
     high: float
+    p_value: float | None
     better: int
     tasks: int
+    seeds: tuple[int, ...]
 
 
 Differences = Mapping[tuple[str, str], Sequence[Difference]]
-"""Two systems -> the first minus the second, by column."""
+"""Two systems -> the first minus the second, by column and group."""
 
 
 def collect(records: Iterable[Mapping[str, Any]]) -> list[SystemScores]:
@@ -69,25 +107,50 @@ def collect(records: Iterable[Mapping[str, Any]]) -> list[SystemScores]:
     return [_system(own) for own in grouped.values()]
 
 
-def compare(one: SystemScores, other: SystemScores, column: str) -> Difference | None:
-    """Return how much better `one` is than `other`, or None where nothing is judged for both."""
-    paired = {}
-    for task, columns in one.scores.items():
-        ours, theirs = columns.get(column, {}), other.scores.get(task, {}).get(column, {})
-        if both := [ours[question] - theirs[question] for question in ours if question in theirs]:
-            paired[task] = both
+def compare(one: SystemScores, other: SystemScores, column: str) -> list[Difference]:
+    """Return how much better `one` is than `other`: over all tasks, within each group, and group against group.
+
+    Empty where nothing is judged for both with a seed that both have.
+    """
+    seeds = tuple(seed for seed in one.seeds if seed in other.seeds)
+    ours, theirs = one.over(seeds), other.over(seeds)
+    paired = {task: _paired(columns, theirs.get(task, {}), column) for task, columns in ours.items()}
+    paired = {task: values for task, values in paired.items() if values}
     if not paired:
-        return None
+        return []
+    groups = {name: {t: v for t, v in paired.items() if one.groups.get(t) == name} for name in group_names(one)}
+    groups = {name: values for name, values in groups.items() if values}
+    named: list[tuple[str | None, Values]] = [(None, paired), *groups.items()]
+    found = [_difference(column, group, own, seeds) for group, own in named]
+    return [*found, *(_margin(column, a, b, seeds) for a, b in combinations(groups.items(), 2))]
+
+
+def _paired(ours: Mapping[str, Scores], theirs: Mapping[str, Scores], column: str) -> list[float]:
+    other = theirs.get(column, {})
+    return [value - other[question] for question, value in ours.get(column, {}).items() if question in other]
+
+
+def _difference(column: str, group: str | None, paired: Values, seeds: tuple[int, ...]) -> Difference:
     value, (low, high) = _average(paired)
-    better = sum(float(np.mean(values)) > 0 for values in paired.values())
-    return Difference(column, value, low, high, better, len(paired))
+    weighted = np.concatenate([np.asarray(own) / len(own) for own in paired.values()])
+    better = sum(float(np.mean(own)) > _ROUNDING for own in paired.values())
+    return Difference(column, group, value, low, high, randomisation_test(weighted), better, len(paired), seeds)
+
+
+def _margin(column: str, one: tuple[str, Values], other: tuple[str, Values], seeds: tuple[int, ...]) -> Difference:
+    """Return how much larger the difference is in the second group."""
+    means = [np.mean([np.mean(own) for own in group.values()]) for _, group in (one, other)]
+    draws = [np.mean([resampled_averages(v, t) for t, v in group.items()], axis=0) for _, group in (one, other)]
+    ends = interval_of(draws[1] - draws[0])
+    name, tasks = f"{other[0]} minus {one[0]}", len(one[1]) + len(other[1])
+    return Difference(column, name, 100 * float(means[1] - means[0]), *ends, None, 0, tasks, seeds)
 
 
 def differences(systems: Sequence[SystemScores], comparisons: Sequence[tuple[str, str]]) -> Differences:
     """Return the differences in every column of the pairs of systems of which both were measured."""
     known = {own.key: own for own in systems}
     return {
-        (one, other): [found for c in COLUMNS if (found := compare(known[one], known[other], c)) is not None]
+        (one, other): [found for column in COLUMNS for found in compare(known[one], known[other], column)]
         for one, other in comparisons
         if one in known and other in known
     }
@@ -107,7 +170,7 @@ def main_record(systems: Sequence[SystemScores], found: Differences, settings: M
             for own in systems
         },
         "differences": {
-            f"{one}-{other}": {own.column: vars(own) for own in columns} for (one, other), columns in found.items()
+            f"{one}-{other}": [asdict(own) for own in found_here] for (one, other), found_here in found.items()
         },
         "settings": settings,
     }
@@ -124,7 +187,7 @@ def markdown(systems: Sequence[SystemScores], found: Differences) -> str:
         lines += markdown_table([["system", *COLUMNS], *([o.name, *_cells(o, group)] for o in systems)])
     for column in COLUMNS:
         lines += _by_task(systems, column)
-    return "\n".join([*lines, *_paired(found, {own.key: own.name for own in systems})]) + "\n"
+    return "\n".join([*lines, *_differences(found, {own.key: own.name for own in systems})]) + "\n"
 
 
 def _by_task(systems: Sequence[SystemScores], column: str) -> list[str]:
@@ -135,15 +198,16 @@ def _by_task(systems: Sequence[SystemScores], column: str) -> list[str]:
     return ["", f"### {_title(column)} by task", "", *markdown_table([["system", *tasks], *rows])]
 
 
-def _paired(found: Differences, names: Mapping[str, str]) -> list[str]:
+def _differences(found: Differences, names: Mapping[str, str]) -> list[str]:
     if not found:
         return []
-    rows = [["system", "against", "measure", "difference, points", "better in"]]
+    rows = [["system", "against", "measure", "tasks", "difference, points", "p", "better in"]]
     for (one, other), columns in found.items():
         for own in columns:
             shown = f"{own.value:+.1f} [{own.low:+.1f}, {own.high:+.1f}]"
-            rows.append([names[one], names[other], own.column, shown, f"{own.better} of {own.tasks} tasks"])
-    return ["", "### Paired differences", "", *markdown_table(rows)]
+            tail = ["", ""] if own.p_value is None else [f"{own.p_value:.4f}", f"{own.better} of {own.tasks} tasks"]
+            rows.append([names[one], names[other], own.column, own.group or "all", shown, *tail])
+    return ["", "### Paired differences", "", _BY_SEEDS, "", *markdown_table(rows)]
 
 
 def _title(name: str) -> str:
@@ -151,21 +215,16 @@ def _title(name: str) -> str:
 
 
 def _system(records: Sequence[Mapping[str, Any]]) -> SystemScores:
-    first = records[0]
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    first, of_seeds = records[0], dict[int, dict[str, dict[str, dict[str, float]]]]()
     for record in records:
+        tasks = of_seeds.setdefault(int(record["seed"]), {})
         for task, questions in record["scores"].items():
-            columns = found.setdefault(task, {column: {} for column in COLUMNS})
+            columns = tasks.setdefault(task, {})
             for question, own in questions.items():
                 for column, value in own.items():
-                    columns.setdefault(column, {}).setdefault(question, []).append(float(value))
-    scores = {
-        task: {c: {q: sum(v) / len(v) for q, v in own.items()} for c, own in columns.items()}
-        for task, columns in found.items()
-    }
+                    columns.setdefault(column, {})[question] = float(value)
     groups = {task: own.get("group") for task, own in first["tasks"].items()}
-    seeds = tuple(int(record["seed"]) for record in records)
-    return SystemScores(first["system"], first["name"], seeds, scores, groups)
+    return SystemScores(first["system"], first["name"], of_seeds, groups)
 
 
 def group_names(own: SystemScores) -> list[str]:
@@ -187,7 +246,7 @@ def cell_of(own: SystemScores, column: str, group: str | None = None) -> Cell:
     return _average(scores) if scores else (None, None)
 
 
-def _average(values: Mapping[str, Sequence[float]]) -> tuple[float, tuple[float, float]]:
+def _average(values: Values) -> tuple[float, tuple[float, float]]:
     """Return the average over tasks, each counting once, of values in -1..1: percent, and its 95% interval."""
     draws = [resampled_averages(own, task) for task, own in values.items()]
     return 100 * float(np.mean([np.mean(own) for own in values.values()])), interval_of(np.mean(draws, axis=0))

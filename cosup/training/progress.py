@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from cosup.modeling import CoSupervisedModel
+
 Report: TypeAlias = Callable[[int, int, str], None]
 """Called with the steps done, the steps of the whole run, and a note with the newest figures (or an empty text)."""
 
@@ -17,6 +19,10 @@ _SHOWN = (
     ("eval_ntp_loss", "held-out ntp"),
     ("eval_recall@1", "held-out recall@1"),
 )
+
+
+Watch: TypeAlias = Callable[[int, int, CoSupervisedModel], None]
+"""Called with the steps done, the steps of the whole run and the pair as it is, which it must leave so."""
 
 
 class ProgressReporter(TrainerCallback):
@@ -51,6 +57,29 @@ class ProgressReporter(TrainerCallback):
     @property
     def _note(self) -> str:
         return ", ".join(self._figures[label] for _, label in _SHOWN if label in self._figures)
+
+
+class PairWatcher(TrainerCallback):
+    """Shows the pair, in evaluation mode, when training begins (or goes on) and after every step."""
+
+    def __init__(self, watch: Watch, model: CoSupervisedModel) -> None:
+        self.watch, self.model = watch, model
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show it as it starts."""
+        self._show(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Show what a step made of it."""
+        self._show(state)
+
+    def _show(self, state: TrainerState) -> None:
+        training = self.model.training
+        self.model.eval()
+        self.watch(state.global_step, state.max_steps, self.model)
+        self.model.train(training)
 
 
 def report_to(trainer: Trainer, report: Report) -> None:

@@ -23,7 +23,7 @@ from cosup.processes import barrier, gather_objects, rank, world_size
 from cosup.records import Example, Passage, Question
 from cosup.training.config import CoSupervisionConfig
 from cosup.training.curves import draw_curves
-from cosup.training.progress import Report, report_to
+from cosup.training.progress import PairWatcher, Report, Watch, report_to
 from cosup.training.recipe import DataSettings, Recipe
 from cosup.training.run_folder import check_folder, check_model_target, check_shared, claim, same_recipe, save_whole
 from cosup.training.saving import last_complete_checkpoint, remove_drafts, write_whole
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["RunData", "check_model_target", "load_data", "pair_settings", "save_whole", "train"]
 
 
-def train(recipe: Recipe, progress: Report | None = None) -> Path:
+def train(recipe: Recipe, progress: Report | None = None, watch: Watch | None = None) -> Path:
     """Run a recipe to its end, from its last complete checkpoint where there is one.
 
     The run folder (`training.output_dir`) gets `recipe.yaml`, `checkpoint-N/`, `metrics.json` and at last `model/`.
@@ -42,6 +42,7 @@ def train(recipe: Recipe, progress: Report | None = None) -> Path:
     Args:
         recipe: what to train.
         progress: told about every step, in place of the bars and prints of `Trainer`.
+        watch: shown the pair before the first step and after every one.
 
     Returns:
         The model folder.
@@ -52,7 +53,7 @@ def train(recipe: Recipe, progress: Report | None = None) -> Path:
     """
     config = recipe.config()
     try:
-        return _run(recipe, config, progress)
+        return _run(recipe, config, progress, watch)
     except CosupError as error:
         raise told_plainly(error) from None
     except RuntimeError as error:
@@ -61,7 +62,7 @@ def train(recipe: Recipe, progress: Report | None = None) -> Path:
         raise
 
 
-def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None) -> Path:
+def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None, watch: Watch | None) -> Path:
     folder = Path(str(config.output_dir))
     finished = (folder / "model" / "cosup.json").is_file() and same_recipe(folder, recipe)
     if gather_objects(finished)[0]:  # the first process decides: the others may see the folder otherwise
@@ -92,6 +93,8 @@ def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None) -
     trainer = CoSupervisionTrainer(model, config, data.examples, data.passages, data.held_out or None)
     if progress is not None:
         report_to(trainer, progress if config.should_save else _silent)
+    if watch is not None:
+        trainer.add_callback(PairWatcher(watch, model))
     metrics = _train(trainer, gather_objects(last_complete_checkpoint(folder))[0])
     if data.held_out:
         metrics |= trainer.evaluate()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from cosup.checkpoints import load_generator
 from cosup.data.reading import read_answers
 from cosup.errors import UsageError
+from cosup.experiments import geometry as geometry_module
 from cosup.experiments import run as running
+from cosup.experiments.addresses import folder_of
 from cosup.experiments.plan import load_experiment
 from cosup.experiments.provenance import address_of
-from cosup.experiments.run import folder_of, steps_of
+from cosup.experiments.run import steps_of
 from cosup.experiments.table import collect, compare, differences, main_record, markdown
 from cosup.training.config import PRESETS
 from tests.commands import Cosup
@@ -49,7 +53,7 @@ def experiment(world: TinyWorld, folder: Path, **changes: Any) -> Path:
         "scales": {"small": {"systems": ["both"], "set": {"training.max_steps": 1}, "limit": 2}},
     }
     for name, content in {"recipe": recipe, "suite": suite, "experiment": record | changes}.items():
-        (folder / f"{name}.yaml").write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return folder / "experiment.yaml"
 
 
@@ -77,7 +81,7 @@ def test_what_systems_have_in_common_is_done_once_and_nothing_twice(
     (both,) = {step.address for step in steps_of(load_experiment(path)) if step.system.key == "both"}
     assert all(answer.retrievals for answer in asked[both])
     assert not all(answer.retrievals for answers in asked.values() for answer in answers)
-    assert main["settings"]["runs"][0]["seconds"].keys() == {"train_writer", "measure"}
+    assert main["settings"]["runs"][0]["seconds"].keys() == {"measure"}
     before = made(results, "*ed/**/*")
     again = cosup("experiment", path)
     assert (again.code, again.out) == (0, done.out)
@@ -120,7 +124,7 @@ def test_a_scale_has_its_own_systems_settings_and_results(cosup: Cosup, tiny_wor
     assert list(main["systems"]) == ["both"]
     assert (main["settings"]["scale"], main["settings"]["limit"]) == ("small", {"one": 2, "two": 2})
     (record,) = (tmp_path / "results-small").glob("measured/*/record.json")
-    assert json.loads(record.read_text(encoding="utf-8"))["recipes"][0]["training"]["max_steps"] == 1
+    assert json.loads(record.read_text(encoding="utf-8"))["trainings"][0]["recipe"]["training"]["max_steps"] == 1
 
 
 def test_an_axis_makes_a_system_of_each_value(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
@@ -132,7 +136,7 @@ def test_an_axis_makes_a_system_of_each_value(cosup: Cosup, tiny_world: TinyWorl
     ]
     assert found.systems[1].name == "NTP + NSP, nsp_weight 0, mask_same_passage false"
     path = experiment(tiny_world, tmp_path, axes={"objective.nsp_weight": [0, 0.5]}, systems={"run": None}, compare=[])
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = yaml.safe_load(path.read_text(encoding="utf-8"))
     del record["systems"], record["scales"]
     path.write_text(json.dumps(record), encoding="utf-8")
     done = cosup("experiment", path)
@@ -204,17 +208,43 @@ def test_records_of_elsewhere_count_as_done(cosup: Cosup, tiny_world: TinyWorld,
     assert (done.code, "| NTP + BM25 | 1 |" in done.out) == (0, True)
     assert not (tmp_path / "results" / "trained").exists()
     assert "0 of 3 done" in cosup("experiment", path, "--plan", "--records", kept, "--temperature", 0.3).err
+    assert "0 of 3 done" in cosup("experiment", path, "--plan", "--records", kept, "--dtype", "bfloat16").err
+    shutil.rmtree(tmp_path / "results")
+    for record in kept.glob("*.json"):
+        (tmp_path / "results" / "measured" / record.stem).mkdir(parents=True)
+        record.rename(tmp_path / "results" / "measured" / record.stem / "record.json")
+    assert cosup("experiment", path, "--records", kept).code == 0
+    assert len(made(kept, "*.json")) == 3  # of a run that was killed before it could copy them
 
 
-def test_both_spaces_are_measured_over_the_training(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
-    geometry = {"passages": str(tiny_world.passages), "questions": str(tiny_world.questions), "limit": 6}
-    keep = {"training.save_strategy": "steps", "training.save_steps": 1}
-    path = experiment(tiny_world, tmp_path, geometry=geometry, systems={"both": {"set": keep}}, compare=[], scales={})
+def test_both_spaces_are_measured_over_the_training(
+    cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was stopped goes on, with what had been measured."""
+    geometry = {"passages": str(tiny_world.passages), "questions": str(tiny_world.questions), "limit": 6, "every": 2}
+    own = {"set": {"training.max_steps": 3, "training.save_strategy": "steps", "training.save_steps": 2}}
+    path = experiment(tiny_world, tmp_path, geometry=geometry, systems={"both": own}, compare=[], scales={})
+    real, calls = geometry_module.measure, []
+
+    def stopped(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(geometry_module, "measure", stopped)
+        assert cosup("experiment", path).code != 0
     done = cosup("experiment", path)
     assert done.code == 0, done.err
     (record,) = (tmp_path / "results").glob("measured/*/record.json")
-    first, last = json.loads(record.read_text(encoding="utf-8"))["geometry"]
-    assert (first["step"], last["step"]) == (1, 2)
+    first, middle, last = json.loads(record.read_text(encoding="utf-8"))["geometry"]
+    assert [first["step"], middle["step"], last["step"]] == [0, 2, 3]
+    assert first["alignment"] != last["alignment"]
+    assert "projection" not in middle
+    assert not list((tmp_path / "results").glob("trained/*/checkpoint-*"))
+    (folder,) = (tmp_path / "results").glob("trained/*")
+    assert json.loads((folder / "made.json").read_text(encoding="utf-8"))["resumed"]
     assert first["states"] >= first["passages"] >= 6
     assert len(first["projection"]["states"]) == len(first["projection"]["wanted"]) == first["states"]
     assert (tmp_path / "results" / "geometry.png").is_file()
@@ -269,13 +299,31 @@ def test_averages_count_each_task_once_and_differences_are_paired() -> None:
     assert main["a"]["average"]["correctness"] == pytest.approx((75 + 100) / 2)
     assert main["b"]["average"]["correctness"] == pytest.approx(50)
     assert main["a"]["groups"]["in"]["correctness"] == 75
-    found = compare(a, b, "correctness")
-    assert found is not None
-    assert found.value == pytest.approx((25 + 50) / 2)
-    assert (found.better, found.tasks) == (2, 2)
-    assert found.low < found.value < found.high
-    assert compare(a, b, "citation") is None
-    assert "| A | B | correctness | +37.5 [" in markdown([a, b], differences([a, b], [("a", "b")]))
+    assert compare(a, b, "citation") == []
+    whole, group = compare(a, b, "correctness")  # by seed 1 alone, which both have
+    assert (whole.group, whole.seeds, group.group) == (None, (1,), "in")
+    assert whole.value == pytest.approx((0 + 50) / 2)
+    assert (whole.better, whole.tasks) == (1, 2)
+    assert whole.low < whole.value < whole.high
+    assert whole.p_value is not None
+    assert 0.2 < whole.p_value <= 1  # of 16 ways to exchange two of 1/2 and two of 1/4, many are as extreme
+    assert "| A | B | correctness | all | +25.0 [" in markdown([a, b], differences([a, b], [("a", "b")]))
+
+
+def test_the_margin_of_one_group_over_another() -> None:
+    """In x both are equal; in y the first is always right and the second never."""
+    records = [
+        scored("a", 1, x={"1": 1, "2": 0}, y={"1": 1, "2": 1}),
+        scored("b", 1, x={"1": 1, "2": 0}, y={"1": 0, "2": 0}),
+    ]
+    for record in records:
+        record["tasks"]["y"]["group"] = "out"
+    found = {own.group: own for own in compare(*collect(records), "correctness")}
+    assert found.keys() == {None, "in", "out", "out minus in"}
+    assert (found["in"].value, found["out"].value, found[None].value) == (0, 100, 50)
+    margin = found["out minus in"]
+    assert (margin.value, margin.low, margin.high, margin.p_value) == (100, 100, 100, None)
+    assert (found["in"].better, found["in"].p_value) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -290,6 +338,11 @@ def test_averages_count_each_task_once_and_differences_are_paired() -> None:
         ({"systems": {"x": {"generation": {"ret_frist": True}}}, "compare": []}, "did you mean 'ret_first'"),
         ({"systems": {"x": {"generation": {"top_p": 2}}}, "compare": []}, "systems.x.generation: top_p is 2"),
         ({"systems": {"x": {"generation": {"batch_size": 2}}}, "compare": []}, "batch_size is the suite's"),
+        ({"compare": 5}, "'compare' is 5; expected a list"),
+        ({"set": {"training.seed": 3}}, "training.seed is the experiment's own; name them in 'seeds'"),
+        ({"axes": {"output_dir": ["x"]}}, "output_dir is the experiment's own"),
+        ({"set": {"data.max_length": date(2024, 1, 1)}}, "data.max_length is"),
+        ({"systems": {"x": {"seeds": 1}}, "compare": []}, "systems.x.seeds is 1"),
         ({"compare": [["both"]]}, "'compare' has ['both']; expected two systems"),
         ({"compare": [["both", "word"]]}, "no system 'word' (did you mean 'words'?)"),
         ({"seeds": [1.5]}, "'seeds' is [1.5]"),
@@ -310,6 +363,32 @@ def test_a_wrong_experiment_is_refused_before_anything_runs(
     assert not (tmp_path / "results").exists()
 
 
+def test_what_a_suite_cannot_say_here_is_refused(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    path = experiment(tiny_world, tmp_path)
+    suite = yaml.safe_load((tmp_path / "suite.yaml").read_text(encoding="utf-8"))
+    wrong = {"retriever": "bm25"}, {"tasks": {"one": suite["tasks"]["one"] | {"predictions": "p.jsonl"}}}
+    for change, message in zip(wrong, ("'retriever' is of no use here", "tasks.one has predictions"), strict=True):
+        (tmp_path / "suite.yaml").write_text(json.dumps(suite | change), encoding="utf-8")
+        assert message in cosup.refused("experiment", path, "--plan")
+
+
+def test_a_system_can_have_fewer_seeds(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    systems = {"one": {"seeds": [1]}, "all": None}
+    found = load_experiment(experiment(tiny_world, tmp_path, systems=systems, seeds=[1, 2], compare=[], scales={}))
+    assert [(system.key, seed) for system, seed in found.runs()] == [("one", 1), ("all", 1), ("all", 2)]
+
+
+def test_a_file_that_is_missing_is_found_before_anything_is_trained(
+    cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    path = experiment(tiny_world, tmp_path)
+    suite = yaml.safe_load((tmp_path / "suite.yaml").read_text(encoding="utf-8"))
+    suite["tasks"]["two"]["questions"] = str(tmp_path / "none.jsonl")
+    (tmp_path / "suite.yaml").write_text(json.dumps(suite), encoding="utf-8")
+    assert "none.jsonl: no such file" in cosup.refused("experiment", path)
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize("scale", [None, "cpu"])
 def test_the_experiment_of_the_recipes_can_be_planned(scale: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's preset and the recipe with its keys set are one and the same."""
@@ -317,6 +396,7 @@ def test_the_experiment_of_the_recipes_can_be_planned(scale: str | None, monkeyp
     found = load_experiment("recipes/experiments/main.yaml", scale)
     steps = steps_of(found)
     assert len(steps) == len(found.systems) * len(found.seeds)
+    assert {task.limit for task in found.suite.tasks} == {300 if scale is None else 20}
     paper = next(step.writer for step in steps if step.system.key == "e")
     assert paper.objective.items() >= PRESETS["paper"].items()
 

@@ -58,6 +58,11 @@ class RetrieverChoice:
             raise UsageError(f"--query-prompt and --passage-prompt are of no use to '{self.name}'")
 
     @property
+    def is_words(self) -> bool:
+        """Whether it is BM25, which has no model."""
+        return self.name == BM25
+
+    @property
     def separate(self) -> Path | None:
         """The model folder of a pair that retrieves for another, or None."""
         return Path(self.name.removeprefix(SEPARATE)) if self.name.startswith(SEPARATE) else None
