@@ -160,8 +160,12 @@ def _conditions(own: Measured) -> list[str]:
 
 def _hours(records: Sequence[Mapping[str, Any]]) -> float:
     """Return how long training, once for what several systems share, and measuring took."""
-    trained = {own["folder"]: own["metrics"].get("train_runtime", 0) for r in records for own in r["trainings"]}
-    return float(sum(trained.values()) + sum(record["seconds"]["measure"] for record in records)) / 3600
+    trained = {own["folder"]: _seconds(own) for record in records for own in record["trainings"]}
+    return (sum(trained.values()) + sum(float(record["seconds"]) for record in records)) / 3600
+
+
+def _seconds(training: Mapping[str, Any]) -> float:
+    return float(training.get("seconds", training["metrics"].get("train_runtime", 0)))
 
 
 def _columns(systems: Sequence[SystemScores], columns: Sequence[str], groups: bool = False) -> list[str]:

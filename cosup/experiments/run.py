@@ -43,7 +43,7 @@ RECALL = "recall@1"
 IF_RETRIEVED_COLUMN = "correctness_if_retrieved"
 COLUMNS = ("retrieval", RECALL, "correctness", "citation", IF_RETRIEVED_COLUMN, "answer_passage_precision")
 """What a record keeps of every question: the suite's own measures, and those that every task has."""
-MADE = "made.json"
+MADE, SECONDS = "made.json", "seconds.json"
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _check_files(experiment: Experiment, waiting: Sequence[Step]) -> None:
 
 
 def _run(experiment: Experiment, step: Step, load: Load, bars: Bars, made: Mapping[str, Any]) -> None:
-    label, seconds = f"{step.system.key}, seed {step.seed}", dict[str, float]()
+    label = f"{step.system.key}, seed {step.seed}"
     for name, folder in experiment.model_folders.items():
         if str(folder) in {model for recipe in step.trainings for model in (recipe.generator, recipe.embedder)}:
             make_model(experiment.models[name], folder)
@@ -197,7 +197,7 @@ def _run(experiment: Experiment, step: Step, load: Load, bars: Bars, made: Mappi
         for checkpoint in folder_of(recipe).glob("checkpoint-*"):  # several times as large as the model
             shutil.rmtree(checkpoint)
     suite, folder = _suite(experiment.suite, step), step.record.parent
-    with _timed(seconds, "measure"):
+    with _timed(folder):
         means = Means(load, lambda what, unit: bars(f"{label}: {what}", unit), None, experiment.output / "indexes")
         run_suite(suite, folder, means)
     gc.collect()
@@ -213,7 +213,7 @@ def _run(experiment: Experiment, step: Step, load: Load, bars: Bars, made: Mappi
         "scores": {task.name: _scores(task, folder) for task in suite.tasks},
         **({} if experiment.geometry is None else {"geometry": _json(folder_of(step.writer) / GEOMETRY)}),
         "precision": _json(folder / suite.tasks[0].name / "predictions.json")["dtype"],
-        "seconds": seconds,  # of this call: what was answered before it is not in them
+        "seconds": _json(folder / SECONDS),
         **made,
     }
     _write(step.record, whole)
@@ -224,17 +224,16 @@ def _train(
 ) -> None:
     from cosup.training.run import train
 
-    folder, seconds = folder_of(recipe), dict[str, float]()
-    began_before = any(folder.glob("checkpoint-*"))
+    folder = folder_of(recipe)
     watcher = None if experiment.geometry is None else Watcher(experiment.geometry, recipe.data.template, folder)
-    with _timed(seconds, "train"):
+    with _timed(folder):
         train(recipe, report, watcher)
-    _write(folder / MADE, {"seconds": seconds["train"], "resumed": began_before, **made})
+    _write(folder / MADE, {"seconds": _json(folder / SECONDS), **made})
     gc.collect()  # optimizer states are large
 
 
 def _trained(recipe: Recipe) -> dict[str, Any]:
-    """Return what a record says of a training; `seconds` are of its last start where it was `resumed`."""
+    """Return what a record says of a training."""
     folder = folder_of(recipe)
     own = {"folder": str(folder), "recipe": dict(recipe.source), "metrics": _json(folder / "metrics.json")["metrics"]}
     return own | (_json(folder / MADE) if (folder / MADE).is_file() else {})
@@ -274,8 +273,13 @@ def _write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long a block takes, in seconds."""
-    began = time.perf_counter()
-    yield
-    seconds[name] = round(time.perf_counter() - began, 1)
+def _timed(folder: Path) -> Iterator[None]:
+    """Add how long a block takes, in seconds, to what a folder has taken before; a killed process adds nothing."""
+    began, path = time.perf_counter(), folder / SECONDS
+    try:
+        yield
+    finally:
+        before = _json(path) if path.is_file() else 0.0
+        if folder.is_dir():
+            with atomic_open(path) as stream:
+                stream.write(f"{before + time.perf_counter() - began:.1f}\n")

@@ -81,7 +81,7 @@ def test_what_systems_have_in_common_is_done_once_and_nothing_twice(
     (both,) = {step.address for step in steps_of(load_experiment(path)) if step.system.key == "both"}
     assert all(answer.retrievals for answer in asked[both])
     assert not all(answer.retrievals for answers in asked.values() for answer in answers)
-    assert main["settings"]["runs"][0]["seconds"].keys() == {"measure"}
+    assert main["settings"]["runs"][0]["seconds"] > 0
     before = made(results, "*ed/**/*")
     again = cosup("experiment", path)
     assert (again.code, again.out) == (0, done.out)
@@ -244,7 +244,7 @@ def test_both_spaces_are_measured_over_the_training(
     assert "projection" not in middle
     assert not list((tmp_path / "results").glob("trained/*/checkpoint-*"))
     (folder,) = (tmp_path / "results").glob("trained/*")
-    assert json.loads((folder / "made.json").read_text(encoding="utf-8"))["resumed"]
+    assert json.loads((folder / "made.json").read_text(encoding="utf-8"))["seconds"] > 0
     assert first["states"] >= first["passages"] >= 6
     assert len(first["projection"]["states"]) == len(first["projection"]["wanted"]) == first["states"]
     assert (tmp_path / "results" / "geometry.png").is_file()
