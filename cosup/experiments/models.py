@@ -10,6 +10,8 @@ A system names one as its `generator` or `embedder`. What comes of it is a plain
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -107,11 +109,16 @@ def make_model(model: DerivedModel, folder: Path) -> None:
     if model.family is not None or model.random:
         set_seed(SEED)
         found = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    draft = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    found.save_pretrained(draft)
-    tokenizer.save_pretrained(draft)
-    draft.replace(folder)
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        found.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        with contextlib.suppress(OSError):  # another process may have been first
+            draft.replace(folder)
+        if not (folder / "config.json").is_file():
+            raise UsageError(f"cannot write {folder}")
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _keep_layers(found: Any, model: DerivedModel) -> None:
