@@ -3,7 +3,8 @@
 cosup experiment recipes/experiments/main.yaml --records docs/results/records          (and each of the analyses)
 python benchmarks/results_page.py --records docs/results/records
 
-What stands below the line `<!-- notes -->` of the page is kept as it is.
+What stands below the line `<!-- notes -->` of the page is kept as it is. The main table and its figure go into README.md too,
+between `<!-- results -->` and `<!-- /results -->`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ MAIN = Path("recipes/experiments/main.yaml")
 ANALYSES = Path("recipes/experiments/analyses")
 ORDER = ("tuning", "lambda", "embedder", "passages", "negatives", "similarity", "masking", "start", "geometry")
 NOTES = "<!-- notes -->"
+START, END = "<!-- results -->", "<!-- /results -->"
 APPENDIX = "answer_passage_precision"
 
 
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=Path("docs/results/records"), help="folder of records")
     parser.add_argument("--scale", help="scale that they were made at")
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="page to write")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file whose main table is renewed")
     found = parser.parse_args()
     folder = found.page.with_suffix("")
     whole = _measured(MAIN, found.scale, found.records)
@@ -65,8 +68,38 @@ def main() -> None:
         own = _measured(folder_of / f"{name}.yaml", found.scale, found.records)
         if own.records:
             lines += _analysis(own, name, folder)
+    if found.readme.is_file():
+        found.readme.write_text(
+            _with_table(found.readme.read_text(encoding="utf-8"), whole, found.page), encoding="utf-8"
+        )
     notes = found.page.read_text(encoding="utf-8").partition(NOTES)[2] if found.page.is_file() else "\n"
     found.page.write_text("\n".join([*lines, NOTES]) + notes, encoding="utf-8")
+
+
+def _with_table(text: str, whole: Measured, page: Path) -> str:
+    """Return the README with the main table as it is now."""
+    before, begin, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        return text
+    rows = [["average of the tasks, percent", *COLUMNS]]
+    rows += [[own.name, *(_value(own, column) for column in COLUMNS)] for own in whole.systems]
+    picture = f"![Averages of every system with 95% intervals]({page.with_suffix('').as_posix()}/systems.png)"
+    lines = [
+        "",
+        *markdown_table(rows),
+        "",
+        *_conditions(whole),
+        f"More, and how to make it again: [{page}]({page}).",
+        "",
+        picture,
+    ]
+    return "\n".join([before + begin, *lines, end + after])
+
+
+def _value(own: SystemScores, column: str) -> str:
+    value, _ = cell_of(own, column)
+    return "" if value is None else f"{value:.1f}"
 
 
 def _measured(path: Path, scale: str | None, records: Path) -> Measured:
