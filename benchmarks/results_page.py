@@ -3,8 +3,8 @@
 cosup experiment recipes/experiments/main.yaml --records docs/results/records          (and each of the analyses)
 python benchmarks/results_page.py --records docs/results/records
 
-What stands below the line `<!-- notes -->` of the page is kept as it is. The main table and its figure go into README.md
-too, between `<!-- results -->` and `<!-- /results -->`.
+What stands below the line `<!-- notes -->` of the page is kept as it is. The main table and its figure go into the
+README too, between `<!-- results -->` and `<!-- /results -->`.
 """
 
 from __future__ import annotations
