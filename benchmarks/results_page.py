@@ -64,9 +64,8 @@ def main() -> None:
         parser.error(f"no record of {MAIN} in {found.records}")
     lines = _main(whole, folder)
     for name in ORDER:
-        folder_of = MAIN.parent if name == "tuning" else ANALYSES
-        own = _measured(folder_of / f"{name}.yaml", found.scale, found.records)
-        if own.records:
+        path = ANALYSES / f"{name}.yaml"
+        if path.is_file() and (own := _measured(path, found.scale, found.records)).records:
             lines += _analysis(own, name, folder)
     if found.readme.is_file():
         found.readme.write_text(
