@@ -65,7 +65,7 @@ def main() -> None:
     lines = _main(whole, folder)
     for name in ORDER:
         path = ANALYSES / f"{name}.yaml"
-        if path.is_file() and (own := _measured(path, found.scale, found.records)).records:
+        if path.is_file() and len((own := _measured(path, found.scale, found.records)).records) > 1:
             lines += _analysis(own, name, folder)
     if found.readme.is_file():
         found.readme.write_text(
@@ -81,8 +81,8 @@ def _with_table(text: str, whole: Measured, page: Path) -> str:
     _, end, after = rest.partition(END)
     if not end:
         return text
-    rows = [["average of the tasks, percent", *COLUMNS]]
-    rows += [[own.name, *(_value(own, column) for column in COLUMNS)] for own in whole.systems]
+    rows = [["average of the tasks, percent", "in figures", *COLUMNS]]
+    rows += [[own.name, own.key, *(_value(own, column) for column in COLUMNS)] for own in whole.systems]
     picture = f"![Averages of every system with 95% intervals]({page.with_suffix('').as_posix()}/systems.png)"
     lines = [
         "",
@@ -115,15 +115,12 @@ def _main(whole: Measured, folder: Path) -> list[str]:
     figures.draw_systems(systems, folder / "systems.png")
     figures.draw_groups(systems, folder / "groups.png")
     figures.draw_if_retrieved(systems, folder / "if_retrieved.png")
-    keys = [[own.key, own.name] for own in systems]
     return [
         "# Does co-supervision beat each supervision alone?",
         "",
         "Written by `benchmarks/results_page.py` from recorded runs; no figure is typed by hand.",
         "",
         *_conditions(whole),
-        "",
-        *markdown_table([["key", "system"], *keys]),
         "",
         markdown(systems, found).rstrip(),
         "",

@@ -179,26 +179,26 @@ def main_record(systems: Sequence[SystemScores], found: Differences, settings: M
 def markdown(systems: Sequence[SystemScores], found: Differences) -> str:
     """Return the page of tables."""
     lines = ["Percent, with 95% intervals; an average counts each task once.", ""]
-    header = ["system", "seeds", *COLUMNS]
-    lines += markdown_table([header, *([o.name, str(len(o.seeds)), *_cells(o)] for o in systems)])
+    header = ["system", "name", "seeds", *COLUMNS]
+    lines += markdown_table([header, *([o.key, o.name, str(len(o.seeds)), *_cells(o)] for o in systems)])
     groups = dict.fromkeys(name for own in systems for name in group_names(own))
     for group in groups:
         lines += ["", f"### {_title(group)}", ""]
-        lines += markdown_table([["system", *COLUMNS], *([o.name, *_cells(o, group)] for o in systems)])
+        lines += markdown_table([["system", *COLUMNS], *([o.key, *_cells(o, group)] for o in systems)])
     for column in COLUMNS:
         lines += _by_task(systems, column)
-    return "\n".join([*lines, *_differences(found, {own.key: own.name for own in systems})]) + "\n"
+    return "\n".join([*lines, *_differences(found)]) + "\n"
 
 
 def _by_task(systems: Sequence[SystemScores], column: str) -> list[str]:
     tasks = list(dict.fromkeys(t for own in systems for t, c in own.scores.items() if c.get(column)))
     if not tasks:
         return []
-    rows = [[own.name, *(_shown(own.scores.get(task, {}).get(column)) for task in tasks)] for own in systems]
+    rows = [[own.key, *(_shown(own.scores.get(task, {}).get(column)) for task in tasks)] for own in systems]
     return ["", f"### {_title(column)} by task", "", *markdown_table([["system", *tasks], *rows])]
 
 
-def _differences(found: Differences, names: Mapping[str, str]) -> list[str]:
+def _differences(found: Differences) -> list[str]:
     if not found:
         return []
     rows = [["system", "against", "measure", "tasks", "difference, points", "p", "better in"]]
@@ -206,7 +206,7 @@ def _differences(found: Differences, names: Mapping[str, str]) -> list[str]:
         for own in columns:
             shown = f"{own.value:+.1f} [{own.low:+.1f}, {own.high:+.1f}]"
             tail = ["", ""] if own.p_value is None else [f"{own.p_value:.4f}", f"{own.better} of {own.tasks} tasks"]
-            rows.append([names[one], names[other], own.column, own.group or "all", shown, *tail])
+            rows.append([one, other, own.column, own.group or "all", shown, *tail])
     return ["", "### Paired differences", "", _BY_SEEDS, "", *markdown_table(rows)]
 
 

@@ -307,7 +307,7 @@ def test_averages_count_each_task_once_and_differences_are_paired() -> None:
     assert whole.low < whole.value < whole.high
     assert whole.p_value is not None
     assert 0.2 < whole.p_value <= 1  # of 16 ways to exchange two of 1/2 and two of 1/4, many are as extreme
-    assert "| A | B | correctness | all | +25.0 [" in markdown([a, b], differences([a, b], [("a", "b")]))
+    assert "| a | b | correctness | all | +25.0 [" in markdown([a, b], differences([a, b], [("a", "b")]))
 
 
 def test_the_margin_of_one_group_over_another() -> None:

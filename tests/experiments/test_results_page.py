@@ -91,7 +91,7 @@ def test_the_page_says_what_the_records_say(
     main = json.loads((tmp_path / "results" / "main.json").read_text(encoding="utf-8"))
     assert main["systems"]["both"]["average"]["retrieval"] == 50
     renewed = readme.read_text(encoding="utf-8")
-    assert "| both | 50.0 | 50.0 | 50.0 | 50.0 |" in renewed
+    assert "| both | both | 50.0 | 50.0 | 50.0 | 50.0 |" in renewed
     assert renewed.startswith("# x\n<!-- results -->\n")
     assert renewed.endswith("<!-- /results -->\nafter\n")
 
