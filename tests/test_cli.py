@@ -69,7 +69,7 @@ COMMANDS = {
         " --claims --mauve --rouge --no-rouge --at-most-citations --qampari --no-qampari --judge --judge-cache"
         " --judge-label --judge-threshold --judge-timeout --judge-parallel --judge-key-variable --help".split()
     ),
-    "experiment": ["--dtype", "--help", "--plan", "--scale", "EXPERIMENT"],
+    "experiment": ["--dtype", "--help", "--plan", "--records", "--scale", "EXPERIMENT"],
     "info": ["--devices", "--examples", "--help", "--verify", "PATH"],
 }
 GLOBALS = ["--debug", "--help", "--quiet", "--version"]

@@ -38,6 +38,8 @@ Progress = Callable[[int, int, str], None]
 Bars = Callable[[str, str], AbstractContextManager[Progress]]
 """What draws a bar: called with a description and a unit."""
 _Load = Callable[[Path], "CoSupervisedModel"]
+_Groups = dict[tuple[tuple[str, ...], str | None], list[Task]]
+"""Tasks by their corpus: its paths, and the task's name where it has a pool of its own."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,8 @@ def run_suite(suite: Suite, output: Path, means: Means) -> list[TaskRow]:
             answered.
         UsageError: the model or a folder cannot be used, or answers of another run wait there.
     """
-    groups: dict[tuple[tuple[str, ...], str | None], list[Task]] = {}
-    for task in suite.tasks:
-        groups.setdefault((task.passages, None if task.pool is None else task.name), []).append(task)
-    corpora, ready = _Corpora(), {}
-    for paths, own in reversed(groups):  # the first one is then at hand when the work begins
-        for task in groups[paths, own]:
-            ready[task.name] = _prepare(suite, task, corpora.read(paths), means.judge is not None)
+    groups, corpora = _groups(suite), _Corpora()
+    ready = _prepared(suite, groups, corpora, means.judge is not None)
     load = cache(means.load)
     _check_lengths(suite, ready.values(), load)
     for name, checked in ready.items():
@@ -123,6 +120,30 @@ def run_suite(suite: Suite, output: Path, means: Means) -> list[TaskRow]:
     ordered = [rows[task.name] for task in suite.tasks]
     _write(suite, output, ordered)
     return ordered
+
+
+def check_suite(suite: Suite, has_judge: bool = False) -> None:
+    """Find out early what `run_suite` would find out before it answers anything; no model is needed.
+
+    Raises:
+        InputError: a file cannot be used, or a measure of a task can judge none of its questions.
+    """
+    _prepared(suite, _groups(suite), _Corpora(), has_judge)
+
+
+def _groups(suite: Suite) -> _Groups:
+    groups: _Groups = {}
+    for task in suite.tasks:
+        groups.setdefault((task.passages, None if task.pool is None else task.name), []).append(task)
+    return groups
+
+
+def _prepared(suite: Suite, groups: _Groups, corpora: _Corpora, has_judge: bool) -> dict[str, _Ready]:
+    ready = {}
+    for paths, own in reversed(groups):  # the first one is then at hand when the work begins
+        for task in groups[paths, own]:
+            ready[task.name] = _prepare(suite, task, corpora.read(paths), has_judge)
+    return ready
 
 
 def _prepare(suite: Suite, task: Task, corpus: Mapping[str, Passage], has_judge: bool) -> _Ready:

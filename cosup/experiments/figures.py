@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def draw_geometry(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
         "recall@1 (own passage nearest)": ("recall@1",),
     }
     figure, axes = _figure(len(panels), width=3.4)
-    colors = [*COLORS.values(), _GREY]
+    colors = cycle([*COLORS.values(), _GREY])
     for one, (title, names) in zip(axes, panels.items(), strict=True):
         for color, (label, found) in zip(colors, records.items(), strict=False):
             for name, style in zip(names, ("-", "--"), strict=False):

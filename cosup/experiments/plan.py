@@ -24,7 +24,7 @@ systems:
     retriever: {train: {supervision: nsp}}  # a pair of its own, by the recipe with these keys set
     generation: {ret_first: true}           # settings of answering, in place of the suite's
   both: {name: NTP + NSP, seeds: [1, 2]}    # fewer than the others have
-compare: [[both, separate]]                 # paired differences, the first minus the second
+compare: [[both, separate]]                 # paired differences, the first minus the second, at each point of the axes
 scales:                                     # other values for `--scale NAME`
   cpu: {seeds: [1], limit: 20, set: {training.max_steps: 40}, systems: [separate, both]}
 """
@@ -44,6 +44,7 @@ from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.evaluation.suites import Suite, load_suite, read_retriever, read_settings
 from cosup.experiments.models import DerivedModel, folders_of, read_models
 from cosup.generation.retrievers.opening import RetrieverChoice
+from cosup.training.recipe import place_of_key
 
 KEYS = (
     *("output", "store", "recipe", "suite", "seeds", "set", "limit", "pool"),
@@ -53,7 +54,7 @@ GEOMETRY_KEYS = ("passages", "questions", "limit", "every")
 SYSTEM_KEYS = ("name", "set", "retriever", "generation", "seeds")
 SCALE_KEYS = ("seeds", "limit", "pool", "set", "models", "axes", "geometry", "systems")
 ONLY = "run"  # the system of an experiment that names none
-OURS = {"seed": "name them in 'seeds'", "output_dir": "trainings lie in 'store'"}  # what no system can set
+OURS = {"training.seed": "name them in 'seeds'", "training.output_dir": "trainings lie in 'store'"}
 _NAME = re.compile(r"[\w][\w.-]*")
 
 
@@ -195,11 +196,11 @@ def _experiment(path: Path, record: Any, scale: str | None, changes: Mapping[str
     systems = _systems(record.get("systems", {ONLY: None}), common)
     kept = _known(chosen.get("systems", list(systems)), systems, "the scale's systems")
     axes = _axes(chosen.get("axes", record.get("axes")))
-    systems = {own.key: own for key in dict.fromkeys(kept) for own in _along(systems[key], axes)} if axes else systems
-    kept = list(systems) if axes else kept
     if "seeds" in chosen:  # of every system
         systems = {key: replace(system, seeds=None) for key, system in systems.items()}
-    comparisons = _comparisons(record.get("compare"), systems)
+    comparisons = [pair for pair in _comparisons(record.get("compare"), systems) if set(pair) <= set(kept)]
+    spread = {key: list(_along(systems[key], axes)) for key in dict.fromkeys(kept)}
+    points = [zip(spread[one], spread[other], strict=True) for one, other in comparisons]
     counts = {key: _count(chosen.get(key, record.get(key)), key) for key in ("limit", "pool")}
     return Experiment(
         path,
@@ -207,9 +208,9 @@ def _experiment(path: Path, record: Any, scale: str | None, changes: Mapping[str
         Path(str(texts["store"])),
         Path(str(texts["recipe"])),
         _limited(_suite(str(texts["suite"])), **counts),
-        tuple(systems[key] for key in dict.fromkeys(kept)),
+        tuple(system for along in spread.values() for system in along),
         _seeds(chosen.get("seeds", record.get("seeds", [0])), "'seeds'"),
-        tuple(pair for pair in comparisons if set(pair) <= set(kept)),
+        tuple((one.key, other.key) for pairs in points for one, other in pairs),
         scale,
         {**read_models(record.get("models")), **read_models(chosen.get("models"))},
         _geometry(chosen.get("geometry", record.get("geometry"))),
@@ -299,10 +300,20 @@ def _system(key: str, record: Any, common: Mapping[str, Any]) -> System:
 
 
 def _changes(record: Any, where: str) -> dict[str, Any]:
-    found = {str(key): value for key, value in mapping_of(record, where, "keys of the recipe").items()}
-    for key, value in found.items():
-        if (why := OURS.get(key.rpartition(".")[2])) is not None:
+    """Read keys of the recipe, each in its one spelling: `training.learning_rate` for `learning_rate` as well."""
+    found = dict[str, Any]()
+    for given, value in mapping_of(record, where, "keys of the recipe").items():
+        try:
+            part, name = place_of_key(str(given))
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
+        key = name if part is None else f"{part}.{name}"
+        if (why := OURS.get(key)) is not None:
             raise UsageError(f"{where}: {key} is the experiment's own; {why}")
+        if key in found:
+            raise UsageError(f"{where}: {key} comes twice")
+        found[key] = value
+    for key, value in found.items():
         try:
             json.dumps(value)
         except TypeError:
@@ -319,7 +330,10 @@ def _axes(record: Any) -> dict[str, list[Any]]:
 
 
 def _along(system: System, axes: Mapping[str, Sequence[Any]]) -> Iterator[System]:
-    """Yield a system with each combination of the axes' values; a retriever of its own moves along."""
+    """Yield a system at each point of the axes (itself without axes); a retriever that is trained moves along."""
+    if not axes:
+        yield system
+        return
     for values in product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
         shown = {key.rpartition(".")[2]: json.dumps(value).strip('"') for key, value in point.items()}

@@ -22,20 +22,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from cosup.data.jsonl import iter_jsonl
 from cosup.data.writing import atomic_open
 from cosup.errors import InputError, UsageError
 from cosup.evaluation.scoring import IF_RETRIEVED
-from cosup.evaluation.suite_run import Means, run_suite
+from cosup.evaluation.suite_run import Means, check_suite, run_suite
 from cosup.evaluation.suites import SIDES, Suite, Task
 from cosup.experiments.addresses import folder_of, measurement_address, trainings_of
 from cosup.experiments.geometry import GEOMETRY, Watcher
 from cosup.experiments.models import make_model
 from cosup.experiments.plan import Experiment, System
 from cosup.experiments.provenance import provenance
-from cosup.generation.retrievers.opening import SEPARATE, RetrieverChoice
+from cosup.generation.retrievers.opening import SEPARATE, RetrieverChoice, check_retriever
 from cosup.modeling import CoSupervisedModel
+from cosup.processes import world_size
 from cosup.training.recipe import Recipe
+from cosup.training.run_folder import claim
 
 Bars = Callable[[str, str], AbstractContextManager[Callable[[int, int, str], None]]]
 Load = Callable[[Path], CoSupervisedModel]
@@ -119,6 +123,8 @@ def run_experiment(
     Raises:
         InputError, UsageError: something cannot be used; see `steps_of` and `run_suite`.
     """
+    if world_size() > 1:
+        raise UsageError("an experiment runs in one process; its trainings can be started by torchrun one by one")
     steps, made = steps_of(experiment), provenance()
     for step in steps:
         _keep(step, kept)
@@ -162,27 +168,29 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _keep(step: Step, kept: Path | None) -> None:
-    """Copy a step's record to where records are kept, if it is not there."""
-    if kept is not None and step.record.is_file() and not (kept / f"{step.address}.json").is_file():
-        with atomic_open(kept / f"{step.address}.json") as stream:
-            stream.write(step.record.read_text(encoding="utf-8"))
+    """Copy a step's own record to where records are kept, if it is not there as it is."""
+    if kept is None or not step.record.is_file():
+        return
+    text, copy = step.record.read_text(encoding="utf-8"), kept / f"{step.address}.json"
+    if not copy.is_file() or copy.read_text(encoding="utf-8") != text:
+        with atomic_open(copy) as stream:
+            stream.write(text)
 
 
 def _check_files(experiment: Experiment, waiting: Sequence[Step]) -> None:
-    """Find out before hours of training that a file is not there which is read after it.
+    """Find out before hours of training whether what comes after it can be read, measured and searched.
 
     Raises:
-        InputError: names it.
+        InputError, UsageError: a file, a package or a model is missing; names it.
     """
-    files = [task.questions for task in experiment.suite.tasks]
-    if experiment.geometry is not None:
-        files.append(experiment.geometry.questions)
-    for file in files if waiting else ():
-        if not Path(file).is_file():
-            raise InputError("no such file; expected questions", file)
-    for choice in (step.system.retriever for step in waiting):
-        if choice is not None and choice.separate is not None and not choice.separate.is_dir():
-            raise InputError("no such model folder", choice.separate)
+    if not waiting:
+        return
+    check_suite(experiment.suite)
+    if (geometry := experiment.geometry) is not None:
+        Watcher(geometry, waiting[0].writer.data.template, experiment.output)
+    for choice in {step.system.retriever for step in waiting}:
+        if choice is not None:
+            check_retriever(choice)
 
 
 def _run(experiment: Experiment, step: Step, load: Load, bars: Bars, made: Mapping[str, Any]) -> None:
@@ -191,11 +199,12 @@ def _run(experiment: Experiment, step: Step, load: Load, bars: Bars, made: Mappi
         if str(folder) in {model for recipe in step.trainings for model in (recipe.generator, recipe.embedder)}:
             make_model(experiment.models[name], folder)
     for part, recipe in zip(("writer", "searcher"), step.trainings, strict=False):
-        if not is_trained(recipe):
-            with bars(f"{label}: training {part}", "steps") as report:
-                _train(experiment, recipe, report, made)
-        for checkpoint in folder_of(recipe).glob("checkpoint-*"):  # several times as large as the model
-            shutil.rmtree(checkpoint)
+        with _alone(folder_of(recipe)):
+            if not is_trained(recipe):
+                with bars(f"{label}: training {part}", "steps") as report:
+                    _train(experiment, recipe, report, made)
+            for checkpoint in folder_of(recipe).glob("checkpoint-*"):  # several times as large as the model
+                shutil.rmtree(checkpoint)
     suite, folder = _suite(experiment.suite, step), step.record.parent
     with _timed(folder):
         means = Means(load, lambda what, unit: bars(f"{label}: {what}", unit), None, experiment.output / "indexes")
@@ -225,6 +234,8 @@ def _train(
     from cosup.training.run import train
 
     folder = folder_of(recipe)
+    if (folder / "recipe.yaml").is_file():  # the same training, by its address, whose files may have moved
+        claim(folder, recipe)
     watcher = None if experiment.geometry is None else Watcher(experiment.geometry, recipe.data.template, folder)
     with _timed(folder):
         train(recipe, report, watcher)
@@ -235,7 +246,8 @@ def _train(
 def _trained(recipe: Recipe) -> dict[str, Any]:
     """Return what a record says of a training."""
     folder = folder_of(recipe)
-    own = {"folder": str(folder), "recipe": dict(recipe.source), "metrics": _json(folder / "metrics.json")["metrics"]}
+    found = _json(folder / "metrics.json")
+    own = {"folder": str(folder), "recipe": dict(recipe.source), "metrics": found["metrics"], "log": found["log"]}
     return own | (_json(folder / MADE) if (folder / MADE).is_file() else {})
 
 
@@ -270,6 +282,14 @@ def _json(path: Path) -> Any:
 def _write(path: Path, record: Mapping[str, Any]) -> None:
     with atomic_open(path) as stream:
         stream.write(json.dumps(record, ensure_ascii=False, indent=2) + "\n")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a training's folder: another process that wants it waits, and finds it done."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        yield
 
 
 @contextmanager

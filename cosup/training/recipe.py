@@ -241,7 +241,7 @@ def _override(record: dict[str, Any], key: str, value: str) -> None:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise UsageError(f"--{key} {value}: the value is not valid YAML") from error
-    part, name = _place(key)
+    part, name = place_of_key(key)
     if part is None:
         record[name] = parsed
         return
@@ -252,8 +252,12 @@ def _override(record: dict[str, Any], key: str, value: str) -> None:
     inner[name] = parsed
 
 
-def _place(key: str) -> tuple[str | None, str]:
-    """Find which part of a recipe a command-line key belongs to."""
+def place_of_key(key: str) -> tuple[str | None, str]:
+    """Find which part of a recipe a key belongs to: `learning_rate` is in `training`, `generator` in none.
+
+    Raises:
+        UsageError: there is no such key; the message has the nearest one.
+    """
     key = key.replace("-", "_")
     known = known_keys()
     if key in TOP_KEYS and key not in known:

@@ -148,6 +148,48 @@ def test_an_axis_makes_a_system_of_each_value(cosup: Cosup, tiny_world: TinyWorl
         assert (tmp_path / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_systems_are_compared_at_each_point_of_an_axis(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    axes = {"temperature": [0.1, 0.2]}
+    found = load_experiment(experiment(tiny_world, tmp_path, axes=axes, compare=[["both", "apart"]]))
+    assert found.comparisons == tuple((f"both-temperature-{t}", f"apart-temperature-{t}") for t in (0.1, 0.2))
+    assert found.systems[0].axes == {"objective.temperature": 0.1}  # in its one spelling
+
+
+def test_a_key_counts_once_however_it_is_spelt(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """A system's own comes last, then the command line, the scale and the file."""
+    systems = {"mine": {"set": {"learning_rate": 1e-3}}, "other": None}
+    changes = {"set": {"learning_rate": 1e-5, "training.max_steps": 7}, "scales": {"s": {"set": {"max_steps": 8}}}}
+    path = experiment(tiny_world, tmp_path, systems=systems, compare=[], **changes)
+    mine, other = steps_of(load_experiment(path, "s", {"training.learning_rate": 1e-4}))
+    assert [step.writer.training["learning_rate"] for step in (mine, other)] == [1e-3, 1e-4]
+    assert {step.writer.training["max_steps"] for step in (mine, other)} == {8}
+    assert "output_dir is the experiment's own" in cosup.refused("experiment", path, "--output-dir", "x")
+    twice = experiment(tiny_world, tmp_path, set={"learning_rate": 1e-5, "training.learning_rate": 1e-4})
+    assert "training.learning_rate comes twice" in cosup.refused("experiment", twice)
+
+
+def test_a_training_goes_on_when_its_files_have_moved(
+    cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"training.save_strategy": "steps", "training.save_steps": 1}
+    path = experiment(tiny_world, tmp_path, systems={"both": {"set": own}}, compare=[], scales={})
+    with monkeypatch.context() as patched:
+        patched.setattr("cosup.training.run._finish", interrupted)
+        assert cosup("experiment", path).code != 0
+    assert list((tmp_path / "results").glob("trained/*/checkpoint-2"))
+    shutil.copytree(tiny_world.base, tmp_path / "elsewhere")
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["generator"] = str(tmp_path / "elsewhere")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    done = cosup("experiment", path)
+    assert done.code == 0, done.err
+    assert len(list((tmp_path / "results").glob("trained/*/model"))) == 1
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_models_are_made_from_others(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
     """What is trained starts from them, and an experiment that names the same in another folder trains the same."""
     models = {
@@ -243,7 +285,7 @@ def test_both_spaces_are_measured_over_the_training(
     assert first["alignment"] != last["alignment"]
     assert "projection" not in middle
     assert not list((tmp_path / "results").glob("trained/*/checkpoint-*"))
-    (folder,) = (tmp_path / "results").glob("trained/*")
+    (folder,) = (tmp_path / "results").glob("trained/[!.]*")
     assert json.loads((folder / "made.json").read_text(encoding="utf-8"))["seconds"] > 0
     assert first["states"] >= first["passages"] >= 6
     assert len(first["projection"]["states"]) == len(first["projection"]["wanted"]) == first["states"]
@@ -386,6 +428,10 @@ def test_a_file_that_is_missing_is_found_before_anything_is_trained(
     suite["tasks"]["two"]["questions"] = str(tmp_path / "none.jsonl")
     (tmp_path / "suite.yaml").write_text(json.dumps(suite), encoding="utf-8")
     assert "none.jsonl: no such file" in cosup.refused("experiment", path)
+    for retriever, message in (("separate:none", "none: "), (str(tmp_path), "cannot")):
+        systems = {"x": {"retriever": retriever}}
+        path = experiment(tiny_world, tmp_path, systems=systems, compare=[], scales={})
+        assert message in cosup.refused("experiment", path)
     assert not (tmp_path / "results").exists()
 
 

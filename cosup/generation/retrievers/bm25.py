@@ -148,6 +148,15 @@ def is_current(folder: Path, source: str) -> bool:
         return False
 
 
+def check_bm25() -> None:
+    """Make sure that bm25s is installed.
+
+    Raises:
+        UsageError: it is not; names the extra.
+    """
+    _bm25s()
+
+
 def _bm25s() -> Any:
     try:
         import bm25s

@@ -20,7 +20,7 @@ from typing import Any
 from cosup.data.store import PassageStore
 from cosup.errors import InputError, UsageError
 from cosup.generation.retrieval import Retriever, SeparateRetriever, TextRetriever, check_query_text
-from cosup.generation.retrievers.bm25 import BM25Retriever, is_current
+from cosup.generation.retrievers.bm25 import BM25Retriever, check_bm25, is_current
 from cosup.generation.retrievers.sentence_transformer import SentenceTransformerEmbedder, SentenceTransformerRetriever
 from cosup.index.base import VectorIndex
 from cosup.index.build import work_folder
@@ -147,6 +147,21 @@ def open_retriever(
     if choice.name == BM25:
         return _bm25(choice, index, beside / BM25)
     return _sentence_transformer(choice, index, beside, progress)
+
+
+def check_retriever(choice: RetrieverChoice) -> None:
+    """Find out early whether a retriever can be opened.
+
+    Raises:
+        UsageError: a library is missing, or the model cannot be loaded.
+        InputError: the separate pair's folder is missing or damaged.
+    """
+    if choice.is_words:
+        check_bm25()
+    elif choice.separate is not None:
+        read_model_record(choice.separate)
+    else:
+        SentenceTransformerEmbedder(choice.name, choice.query_prompt, choice.passage_prompt)
 
 
 def _bm25(choice: RetrieverChoice, index: VectorIndex | Texts, place: Path) -> Opened:
