@@ -118,7 +118,7 @@ def _main(whole: Measured, folder: Path) -> list[str]:
     return [
         "# Does co-supervision beat each supervision alone?",
         "",
-        "Written by `benchmarks/results_page.py` from recorded runs; no figure is typed by hand.",
+        "Written by `benchmarks/results_page.py` from recorded runs, but for the notes at the end.",
         "",
         *_conditions(whole),
         "",
@@ -178,12 +178,13 @@ def _conditions(own: Measured) -> list[str]:
     pools = [task.pool for task in tasks if task.pool is not None]
     pool = f"at most {max(pools)} passages a task" if pools else "whole corpora"
     seeds = ", ".join(map(str, sorted({record["seed"] for record in own.records})))
-    commits = ", ".join(sorted({str(record["commit"]) for record in own.records}))
+    trained = ", ".join(sorted({str(t.get("commit")) for record in own.records for t in record["trainings"]}))
+    scored = ", ".join(sorted({str(record["commit"]) for record in own.records}))
     machines = "; ".join(sorted({record["hardware"] for record in own.records}))
+    counted = f"{len(own.records)} of {sum(1 for _ in experiment.runs())} runs (seeds {seeds})"
     return [
-        f"`{own.command}`: {len(own.records)} of {sum(1 for _ in experiment.runs())} runs (seeds {seeds}), {size} of "
-        f"{per_step} questions each, {questions} questions of {len(tasks)} tasks, {pool}. {machines}; commit {commits};"
-        f" {_hours(own.records):.1f} hours.",
+        f"`{own.command}`: {counted}, {size} of {per_step} questions each, {questions} questions of {len(tasks)} tasks, "
+        f"{pool}. {machines}; trained at commit {trained}, scored at {scored}; {_hours(own.records):.1f} hours.",
     ]
 
 

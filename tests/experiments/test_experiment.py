@@ -458,6 +458,19 @@ def test_every_analysis_can_be_planned(path: Path, scale: str | None, monkeypatc
     assert str(found.output) == f"runs/experiments/{path.stem}" + ("" if scale is None else f"-{scale}")
 
 
+@pytest.mark.parametrize("scale", [None, "cpu"])
+def test_the_file_of_the_documents_can_be_loaded(
+    scale: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = ANALYSES.parents[2]
+    text = (root / "docs" / "experiments.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(text.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    monkeypatch.chdir(root)
+    found = load_experiment(tmp_path / "mine.yaml", scale)
+    assert len(found.systems) == (10 if scale is None else 4)
+    assert len(found.comparisons) == 2
+
+
 def test_an_unknown_scale_is_named(tiny_world: TinyWorld, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no scale 'smal' \(did you mean 'small'\?\); there are: small"):
         load_experiment(experiment(tiny_world, tmp_path), "smal")

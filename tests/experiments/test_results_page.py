@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import results_page
 
+RUN = {"seconds": 1800, "commit": "abc1234", "hardware": "a machine", "versions": {}}
 SPACES = {
     "alignment": 1.5,
     "uniformity_states": -1.0,
@@ -39,7 +40,9 @@ def write_records(path: Path, kept: Path, score: Mapping[str, float], geometry: 
         own = dict.fromkeys(COLUMNS, score[step.system.key])
         record: dict[str, Any] = {
             "seed": step.seed,
-            "trainings": [{"folder": "f", "recipe": dict(step.writer.source), "metrics": {}, "seconds": 1800}],
+            "trainings": [
+                {"folder": "f", "recipe": dict(step.writer.source), "metrics": {}, "seconds": 1800, "commit": "abc1234"}
+            ],
             "tasks": {"one": {"group": "in"}, "two": {"group": "out"}},
             "scores": {task: {"1": own, "2": own} for task in ("one", "two")},
             "seconds": 1800,
@@ -79,7 +82,7 @@ def test_the_page_says_what_the_records_say(
     assert "| NTP + BM25 | 1 | 12.5 [12.5, 12.5] |" in text
     assert "| both | apart | correctness | all | +25.0 [+25.0, +25.0] |" in text
     assert "3 of 3 runs (seeds 1), 2 steps of 2 questions each, 4 questions of 2 tasks, whole corpora." in text
-    assert "a machine; commit abc1234; 2.0 hours" in text  # one training serves all
+    assert "a machine; trained at commit abc1234, scored at abc1234; 2.0 hours" in text  # one training serves all
     assert "## Lambda\n\nHow much?\n" in text
     assert "| both, nsp_weight 0.5 | 75.0 [75.0, 75.0] |" in text
     assert "| both, nsp_weight 0.5 | 2 | 1.50 | -1.00 | -2.00 | 3.00 | 4.00 | 0.25 | 0.50 |" in text
