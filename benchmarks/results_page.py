@@ -183,8 +183,8 @@ def _conditions(own: Measured) -> list[str]:
     machines = "; ".join(sorted({record["hardware"] for record in own.records}))
     counted = f"{len(own.records)} of {sum(1 for _ in experiment.runs())} runs (seeds {seeds})"
     return [
-        f"`{own.command}`: {counted}, {size} of {per_step} questions each, {questions} questions of {len(tasks)} tasks, "
-        f"{pool}. {machines}; trained at commit {trained}, scored at {scored}; {_hours(own.records):.1f} hours.",
+        f"`{own.command}`: {counted}, {size} of {per_step} questions each, {questions} questions of {len(tasks)} tasks,"
+        f" {pool}. {machines}; trained at commit {trained}, scored at {scored}; {_hours(own.records):.1f} hours.",
     ]
 
 
