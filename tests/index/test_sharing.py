@@ -99,7 +99,8 @@ def assert_same_scores(one: FaissIndex, other: FaissIndex) -> None:
 
 def test_the_command_under_torchrun(tmp_path: Path, tiny_world: TinyWorld) -> None:
     """One process speaks, and all leave with 0; wrong input ends them all with 2."""
-    index = ["-m", "cosup", "index", "--model", tiny_world.model, "--output", tmp_path / "index", "--passages"]
+    index = ["-m", "cosup", "index", "--model", tiny_world.model, "--dtype", "float32"]  # the precision of the other
+    index += ["--output", tmp_path / "index", "--passages"]
     done = subprocess.run(
         torchrun(2, *index, tiny_world.passages), cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
     )
