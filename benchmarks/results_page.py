@@ -10,12 +10,12 @@ README too, between `<!-- results -->` and `<!-- /results -->`.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cosup.data.writing import write_json
 from cosup.evaluation.report import markdown_table, with_interval
 from cosup.experimenting import axis_of, main_json, spaces_by_name
 from cosup.experiments import figures
@@ -111,7 +111,7 @@ def _main(whole: Measured, folder: Path) -> list[str]:
     found = differences(systems, experiment.comparisons)
     folder.mkdir(parents=True, exist_ok=True)
     record = main_json(experiment, whole.records, systems, found)
-    (folder / "main.json").write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "main.json", record)
     figures.draw_systems(systems, folder / "systems.png")
     figures.draw_groups(systems, folder / "groups.png")
     figures.draw_if_retrieved(systems, folder / "if_retrieved.png")

@@ -506,8 +506,7 @@ def experiment(
     from cosup import experimenting
 
     shell: Shell = context.obj
-    own = [name for parameter in context.command.params for name in parameter.opts]
-    file, overrides = split_overrides([path, *context.args], own, "experiment")
+    file, overrides = split_overrides([path, *context.args], _options(context), "experiment")
     precision = None if dtype is Dtype.auto else dtype.value
     chosen = experimenting.Chosen(Path(file), scale, overrides, records, precision)
     if plan:
@@ -543,8 +542,7 @@ def info(
     from cosup.info import describe
 
     shell: Shell = context.obj
-    own = [name for parameter in context.command.params for name in parameter.opts]
-    given, overrides = split_overrides([path, *context.args], own) if context.args else (path, [])
+    given, overrides = split_overrides([path, *context.args], _options(context)) if context.args else (path, [])
     for line in describe(given, devices, examples, verify, overrides).lines:
         shell.result(line)
 
@@ -562,6 +560,11 @@ def main(words: Sequence[str] | None = None) -> int:
 
         leave(code)
     return code
+
+
+def _options(context: typer.Context) -> list[str]:
+    """Return the options of the command at hand, with which an override may be meant."""
+    return [name for parameter in context.command.params for name in parameter.opts]
 
 
 def split_overrides(

@@ -89,17 +89,14 @@ def run(shell: Shell, chosen: Chosen, load: Callable[[Path], CoSupervisedModel])
 
 def write_tables(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> None:
     """Write the tables and figures of what has been measured so far."""
-    from cosup.data.writing import atomic_open
+    from cosup.data.writing import atomic_open, write_json
     from cosup.experiments.table import collect, differences, markdown
 
     systems = collect(records)
     found = differences(systems, experiment.comparisons)
-    main = main_json(experiment, records, systems, found)
-    texts = {"main.json": json.dumps(main, ensure_ascii=False, indent=2) + "\n"}
-    texts["main.md"] = markdown(systems, found)
-    for name, text in texts.items():
-        with atomic_open(experiment.output / name) as stream:
-            stream.write(text)
+    write_json(experiment.output / "main.json", main_json(experiment, records, systems, found))
+    with atomic_open(experiment.output / "main.md") as stream:
+        stream.write(markdown(systems, found))
     _draw(experiment, systems, records)
 
 

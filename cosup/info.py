@@ -250,11 +250,12 @@ def _recall(found: StructureRecord, count: int) -> str:
 
 def run_info(folder: Path) -> Info:
     """Describe a run folder: its recipe, how far it is, its newest figures."""
+    from cosup.training.run_folder import is_finished
     from cosup.training.saving import last_complete_checkpoint
 
     _, rows = _read_recipe(folder / "recipe.yaml")
     checkpoint = last_complete_checkpoint(folder)
-    if (folder / "model" / "cosup.json").is_file():
+    if is_finished(folder):
         state = f"finished: {folder / 'model'}"
     elif checkpoint is not None:
         state = f"stopped after {checkpoint.name}; run its recipe again to go on"

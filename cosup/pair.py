@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cosup.adapters import ControlHead
 from cosup.attention import enable_packing, packed_inputs, takes_positions
+from cosup.data.encoding import ExampleEncoder
 from cosup.data.padding import lay_end_to_end, pad_right
 from cosup.errors import UsageError
 from cosup.groups import rounded
@@ -330,6 +331,12 @@ class Pair(nn.Module):
         with only(body, read):
             last: torch.Tensor = body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
         return last if lengths is None else last[:, :tokens]
+
+    def example_encoder(self, max_length: int | None = None) -> ExampleEncoder:
+        """Return what encodes prompts, passages and examples for the generator, by the settings' lengths."""
+        own = self.settings
+        length = own.max_length if max_length is None else max_length
+        return ExampleEncoder(self.generator_tokenizer, self.control, own.prompt, length, own.max_passage_length)
 
     def encode_passage(self, text: str) -> list[int]:
         """Return the embedder's token ids of a passage's rendered text, cut to `max_passage_length`."""

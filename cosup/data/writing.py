@@ -60,6 +60,13 @@ def _open_draft(target: Path, draft: Path) -> IO[str]:
         raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
 
 
+def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON object for people to read, whole or not at all. Raises as `atomic_open`."""
+    text = json.dumps(record, ensure_ascii=False, indent=2)
+    with atomic_open(path) as stream:
+        stream.write(f"{text}\n")
+
+
 def write_jsonl(path: str | Path, records: Iterable[JsonRecord]) -> int:
     """Write one JSON object a line, whole or not at all, and return how many.
 

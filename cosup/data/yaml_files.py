@@ -38,6 +38,17 @@ def mapping_of(record: Any, where: str, expected: str) -> Mapping[Any, Any]:
     return record
 
 
+def count_of(value: Any, name: str) -> int | None:
+    """Return a count, None where nothing is given.
+
+    Raises:
+        UsageError: it is no whole number of at least 1; names it.
+    """
+    if value is not None and (type(value) is not int or value < 1):
+        raise UsageError(f"{name} is {value!r}; expected a number of at least 1")
+    return value
+
+
 def check_keys(record: Mapping[Any, Any], known: Iterable[str], where: str) -> None:
     """Refuse a key that is not known; the message has the nearest one.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosup.data.reading import check_references, read_all, read_answers, read_passages, read_questions
-from cosup.data.writing import atomic_open, write_jsonl
+from cosup.data.writing import atomic_open, write_json, write_jsonl
 from cosup.errors import CosupError, InputError
 from cosup.evaluation.html import write_html
 from cosup.evaluation.judging.base import Judge
@@ -308,7 +308,6 @@ def _write(suite: Suite, output: Path, rows: Sequence[TaskRow]) -> None:
         "averages": averages(rows),
         "intervals": average_intervals(rows),
     }
-    contents = {"suite.md": suite_markdown(rows), "suite.json": json.dumps(record, ensure_ascii=False, indent=2) + "\n"}
-    for name, text in contents.items():
-        with atomic_open(output / name) as stream:
-            stream.write(text)
+    with atomic_open(output / "suite.md") as stream:
+        stream.write(suite_markdown(rows))
+    write_json(output / "suite.json", record)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cosup.data.yaml_files import check_keys, mapping_of, read_yaml
+from cosup.data.yaml_files import check_keys, count_of, mapping_of, read_yaml
 from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.evaluation.scoring import metric_names, recount_names
 from cosup.generation.retrievers.opening import RetrieverChoice
@@ -171,20 +171,13 @@ def _task(name: str, record: Any) -> Task:
     questions = _text(record, "questions", where)
     if questions is None:
         raise UsageError(f"{where}: no 'questions'; expected a file")
-    limit, pool = (_count(record, key, where) for key in ("limit", "pool"))
+    limit, pool = (count_of(record.get(key), f"{where}: {key}") for key in ("limit", "pool"))
     sides = {side: _measure(record, side, where) for side in SIDES}
     more = {key: _text(record, key, where) for key in ("predictions", "group")}
     own = _settings_of(record.get("generation"), f"{where}.generation")
     if pool is not None and more["predictions"] is not None:
         raise UsageError(f"{where}: predictions were made over all passages; leave out 'pool' or 'predictions'")
     return Task(name, tuple(listed), questions, limit, pool, **sides, **more, generation=own)
-
-
-def _count(record: Mapping[str, Any], key: str, where: str) -> int | None:
-    value: Any = record.get(key)
-    if value is not None and (type(value) is not int or value < 1):
-        raise UsageError(f"{where}: {key} is {value!r}; expected a number of at least 1")
-    return value
 
 
 def _measure(record: Mapping[str, Any], side: str, where: str) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosup.experiments.table import COLUMNS, SystemScores, cell_of, group_names
+from cosup.training.curves import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -151,11 +152,7 @@ def has_matplotlib() -> bool:
 
 
 def _figure(panels: int, width: float, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * panels, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width * panels, height)
     axes = [figure.add_subplot(1, panels, number) for number in range(1, panels + 1)]
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
@@ -166,6 +163,4 @@ def _figure(panels: int, width: float, height: float = 3.6) -> tuple[Figure, lis
 
 def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    figure.savefig(draft, format="png", metadata={"Software": None})
-    return draft.replace(path)
+    return save_figure(figure, path)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cosup.data.collate import CoSupervisionCollator
-from cosup.data.encoding import ExampleEncoder
 from cosup.data.reading import check_references, read_passages, read_questions
 from cosup.data.templates import question_to_example
 from cosup.data.writing import atomic_open
+from cosup.training.validation import is_input
 
 if TYPE_CHECKING:
     from cosup.experiments.plan import GeometrySettings
@@ -53,18 +53,16 @@ def spaces_of(model: CoSupervisedModel, examples: Sequence[Example], passages: M
         examples: with at least one `[Ret]` among them.
         passages: by id.
     """
-    settings = model.settings
-    limits = (settings.max_length, settings.max_passage_length)
-    encoder = ExampleEncoder(model.generator_tokenizer, model.control, settings.prompt, *limits)
+    encoder, longest = model.example_encoder(), model.settings.max_passage_length
     pads = (int(model.generator_tokenizer.pad_token_id), int(model.embedder_tokenizer.pad_token_id))
-    collate = CoSupervisionCollator(passages, model.passage_encoder, *pads, limits[1], packing=model.can_pack)
+    collate = CoSupervisionCollator(passages, model.passage_encoder, *pads, longest, packing=model.can_pack)
     states, rows = list[torch.Tensor](), list[int]()
     found: dict[int, torch.Tensor] = {}  # passage by its key, in the order of their first [Ret]
     places: dict[int, int] = {}
     for begin in range(0, len(examples), BATCH):
         for pack in collate([encoder.example(e, passages) for e in examples[begin : begin + BATCH]])["packs"]:
-            inputs = {name: tensor.to(model.device) for name, tensor in pack.items() if _is_input(name)}
-            output = model(**inputs)
+            names = [name for name in pack if is_input(name) and name != "labels"]
+            output = model(**{name: pack[name].to(model.device) for name in names})
             if output.queries is None or output.passages is None:
                 continue
             states.append(output.queries.float().cpu())
@@ -73,11 +71,6 @@ def spaces_of(model: CoSupervisedModel, examples: Sequence[Example], passages: M
                 found.setdefault(keys[row], vectors[row])
                 rows.append(places.setdefault(keys[row], len(places)))
     return Spaces(torch.cat(states), torch.stack(list(found.values())), torch.tensor(rows))
-
-
-def _is_input(name: str) -> bool:
-    inputs = ("input_ids", "attention_mask", "lengths", "ret_rows", "ret_columns")
-    return name in inputs or name.startswith("passage_")
 
 
 def measure(spaces: Spaces) -> dict[str, float]:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cosup.data.yaml_files import check_keys, mapping_of
+from cosup.data.yaml_files import check_keys, count_of, mapping_of
 from cosup.errors import UsageError
 from cosup.experiments.provenance import address_of
 
@@ -65,8 +65,7 @@ def _model(name: str, record: Any) -> DerivedModel:
     source, layers, random, family = (own.get(key) for key in KEYS)
     if not isinstance(source, str) or not source.strip():
         raise UsageError(f"{where}: 'from' is {source!r}; expected a hub id, a model folder or a .gguf file")
-    if layers is not None and (type(layers) is not int or layers < 1):
-        raise UsageError(f"{where}: 'layers' is {layers!r}; expected a number of at least 1")
+    count_of(layers, f"{where}: 'layers'")
     if random is not None and not isinstance(random, bool):
         raise UsageError(f"{where}: 'random' is {random!r}; expected true or false")
     if name == "shared":
@@ -94,7 +93,7 @@ def make_model(model: DerivedModel, folder: Path) -> None:
     tokenizer, found = load_tokenizer(model.source), load_generator(model.source)
     config: Any = found.config
     if model.layers is not None:
-        _keep_layers(found, model)
+        _keep_layers(found, model.layers, model.source)
     if model.family is not None:
         config = GPT2Config(
             vocab_size=config.vocab_size,
@@ -121,24 +120,25 @@ def make_model(model: DerivedModel, folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _keep_layers(found: Any, model: DerivedModel) -> None:
+def _keep_layers(found: Any, kept: int, source: str) -> None:
+    """Cut a causal language model to its first layers, in place."""
     import torch
 
     config, count = found.config, int(found.config.num_hidden_layers)
-    if model.layers is None or model.layers > count:
-        raise UsageError(f"'{model.source}' has {count} layers; {model.layers} of them cannot stay")
+    if kept > count:
+        raise UsageError(f"'{source}' has {count} layers; {kept} of them cannot stay")
     body = found.base_model
     lists = [(name, part) for name, part in body.named_children() if isinstance(part, torch.nn.ModuleList)]
     stacks = [(name, part) for name, part in lists if len(part) == count]
     if len(stacks) != 1:
-        raise UsageError(f"'{model.source}' ({type(found).__name__}) has no single stack of {count} layers to cut")
+        raise UsageError(f"'{source}' ({type(found).__name__}) has no single stack of {count} layers to cut")
     name, layers = stacks[0]
-    setattr(body, name, layers[: model.layers])
-    config.num_hidden_layers = model.layers
+    setattr(body, name, layers[:kept])
+    config.num_hidden_layers = kept
     if isinstance(getattr(config, "layer_types", None), list):
-        config.layer_types = config.layer_types[: model.layers]
+        config.layer_types = config.layer_types[:kept]
 
 
-def folders_of(models: Mapping[str, DerivedModel], output: Path) -> dict[str, Path]:
+def folders_of(models: Mapping[str, DerivedModel], store: Path) -> dict[str, Path]:
     """Return where each model's folder is or will be."""
-    return {name: output / "models" / f"{name}-{model.address}" for name, model in models.items()}
+    return {name: store / "models" / f"{name}-{model.address}" for name, model in models.items()}

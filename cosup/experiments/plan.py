@@ -39,7 +39,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cosup.data.yaml_files import check_keys, mapping_of, read_yaml
+from cosup.data.yaml_files import check_keys, count_of, mapping_of, read_yaml
 from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.evaluation.suites import Suite, load_suite, read_retriever, read_settings
 from cosup.experiments.models import DerivedModel, folders_of, read_models
@@ -65,7 +65,7 @@ class System:
     Attributes:
         key: short name.
         name: what tables call it.
-        changes: keys of the recipe, dotted or bare, that its training sets.
+        changes: keys of the recipe that its training sets, each in its one spelling (`training.learning_rate`).
         retriever: who retrieves in the pair's place; None where it does so itself or `retriever_changes` says who.
         retriever_changes: keys set for the training of a pair that retrieves in its place; None trains no such pair.
         axes: the value that this system has of each of the experiment's axes.
@@ -201,7 +201,7 @@ def _experiment(path: Path, record: Any, scale: str | None, changes: Mapping[str
     comparisons = [pair for pair in _comparisons(record.get("compare"), systems) if set(pair) <= set(kept)]
     spread = {key: list(_along(systems[key], axes)) for key in dict.fromkeys(kept)}
     points = [zip(spread[one], spread[other], strict=True) for one, other in comparisons]
-    counts = {key: _count(chosen.get(key, record.get(key)), key) for key in ("limit", "pool")}
+    counts = {key: count_of(chosen.get(key, record.get(key)), f"'{key}'") for key in ("limit", "pool")}
     return Experiment(
         path,
         _output(Path(str(texts["output"])), scale),
@@ -254,7 +254,7 @@ def _geometry(record: Any) -> GeometrySettings | None:
     for key in GEOMETRY_KEYS[:2]:
         if not isinstance(own.get(key), str):
             raise UsageError(f"geometry.{key} is {own.get(key)!r}; expected a path")
-    limit, every = (_count(own.get(key), f"geometry.{key}") for key in GEOMETRY_KEYS[2:])
+    limit, every = (count_of(own.get(key), f"'geometry.{key}'") for key in GEOMETRY_KEYS[2:])
     default = GeometrySettings(own["passages"], own["questions"])
     return replace(default, limit=limit or default.limit, every=every or default.every)
 
@@ -358,12 +358,6 @@ def _limited(suite: Suite, limit: int | None, pool: int | None) -> Suite:
 
 def _least(*counts: int | None) -> int | None:
     return min((count for count in counts if count is not None), default=None)
-
-
-def _count(value: Any, key: str) -> int | None:
-    if value is not None and (type(value) is not int or value < 1):
-        raise UsageError(f"{key!r} is {value!r}; expected a number of at least 1")
-    return value
 
 
 def _one_of(keys: Sequence[str]) -> str:

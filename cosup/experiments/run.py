@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from cosup.data.jsonl import iter_jsonl
-from cosup.data.writing import atomic_open
+from cosup.data.writing import atomic_open, write_json
 from cosup.errors import InputError, UsageError
 from cosup.evaluation.scoring import IF_RETRIEVED
 from cosup.evaluation.suite_run import Means, check_suite, run_suite
@@ -35,18 +35,18 @@ from cosup.experiments.geometry import GEOMETRY, Watcher
 from cosup.experiments.models import make_model
 from cosup.experiments.plan import Experiment, System
 from cosup.experiments.provenance import provenance
+from cosup.experiments.table import COLUMNS
 from cosup.generation.retrievers.opening import SEPARATE, RetrieverChoice, check_retriever
 from cosup.modeling import CoSupervisedModel
 from cosup.processes import world_size
 from cosup.training.recipe import Recipe
-from cosup.training.run_folder import claim
+from cosup.training.run_folder import claim, is_finished
 
 Bars = Callable[[str, str], AbstractContextManager[Callable[[int, int, str], None]]]
 Load = Callable[[Path], CoSupervisedModel]
-RECALL = "recall@1"
 IF_RETRIEVED_COLUMN = "correctness_if_retrieved"
-COLUMNS = ("retrieval", RECALL, "correctness", "citation", IF_RETRIEVED_COLUMN, "answer_passage_precision")
-"""What a record keeps of every question: the suite's own measures, and those that every task has."""
+RECORDED = (*COLUMNS, IF_RETRIEVED_COLUMN, "answer_passage_precision")
+"""What a record keeps of every question: the columns of the tables, and what the page of results has beside them."""
 MADE, SECONDS = "made.json", "seconds.json"
 
 
@@ -77,7 +77,7 @@ class Step:
 
 def is_trained(recipe: Recipe) -> bool:
     """Whether a training is finished."""
-    return (folder_of(recipe) / "model" / "cosup.json").is_file()
+    return is_finished(folder_of(recipe))
 
 
 def steps_of(experiment: Experiment) -> list[Step]:
@@ -225,7 +225,7 @@ def _run(experiment: Experiment, step: Step, load: Load, bars: Bars, made: Mappi
         "seconds": _json(folder / SECONDS),
         **made,
     }
-    _write(step.record, whole)
+    write_json(step.record, whole)
 
 
 def _train(
@@ -239,7 +239,7 @@ def _train(
     watcher = None if experiment.geometry is None else Watcher(experiment.geometry, recipe.data.template, folder)
     with _timed(folder):
         train(recipe, report, watcher)
-    _write(folder / MADE, {"seconds": _json(folder / SECONDS), **made})
+    write_json(folder / MADE, {"seconds": _json(folder / SECONDS), **made})
     gc.collect()  # optimizer states are large
 
 
@@ -256,8 +256,8 @@ def _about(task: Task) -> dict[str, Any]:
 
 
 def _scores(task: Task, folder: Path) -> dict[str, dict[str, float]]:
-    """Return the scores of each question, by column of `COLUMNS`, as far as its measure judges the question."""
-    measures = {column: column for column in COLUMNS} | {side: task.measures.get(side, "") for side in SIDES}
+    """Return the scores of each question, by column of `RECORDED`, as far as its measure judges the question."""
+    measures = {column: column for column in RECORDED} | {side: task.measures.get(side, "") for side in SIDES}
     measures[IF_RETRIEVED_COLUMN] = measures["correctness"] + IF_RETRIEVED
     lines = iter_jsonl(folder / task.name / "report" / "per_question.jsonl")
     return {
@@ -277,11 +277,6 @@ def _suite(suite: Suite, step: Step) -> Suite:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    with atomic_open(path) as stream:
-        stream.write(json.dumps(record, ensure_ascii=False, indent=2) + "\n")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosup.evaluation.report import markdown_table, with_interval
 from cosup.evaluation.statistics import interval_of, randomisation_test, resampled_averages
@@ -140,8 +141,7 @@ def _difference(column: str, group: str | None, paired: Values, seeds: tuple[int
 def _margin(column: str, one: tuple[str, Values], other: tuple[str, Values], seeds: tuple[int, ...]) -> Difference:
     """Return how much larger the difference is in the second group."""
     means = [np.mean([np.mean(own) for own in group.values()]) for _, group in (one, other)]
-    draws = [np.mean([resampled_averages(v, t) for t, v in group.items()], axis=0) for _, group in (one, other)]
-    ends = interval_of(draws[1] - draws[0])
+    ends = interval_of(_drawn(other[1]) - _drawn(one[1]))
     name, tasks = f"{other[0]} minus {one[0]}", len(one[1]) + len(other[1])
     return Difference(column, name, 100 * float(means[1] - means[0]), *ends, None, 0, tasks, seeds)
 
@@ -248,8 +248,12 @@ def cell_of(own: SystemScores, column: str, group: str | None = None) -> Cell:
 
 def _average(values: Values) -> tuple[float, tuple[float, float]]:
     """Return the average over tasks, each counting once, of values in -1..1: percent, and its 95% interval."""
-    draws = [resampled_averages(own, task) for task, own in values.items()]
-    return 100 * float(np.mean([np.mean(own) for own in values.values()])), interval_of(np.mean(draws, axis=0))
+    return 100 * float(np.mean([np.mean(own) for own in values.values()])), interval_of(_drawn(values))
+
+
+def _drawn(values: Values) -> NDArray[np.float64]:
+    """Return averages over tasks of bootstrap resamples: questions are drawn anew within each task."""
+    return np.asarray(np.mean([resampled_averages(own, task) for task, own in values.items()], axis=0))
 
 
 def _cells(own: SystemScores, group: str | None = None) -> list[str]:

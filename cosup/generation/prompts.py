@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from cosup.data.encoding import ExampleEncoder
 from cosup.data.reading import line_of
 from cosup.errors import InputError, UsageError
 from cosup.generation.rows import CLAIM_ROOM
@@ -32,10 +31,7 @@ class Prompts:
 
     def __init__(self, model: CoSupervisedModel, settings: GenerationSettings) -> None:
         self.model = model
-        own = model.settings
-        self.encoder = ExampleEncoder(
-            model.generator_tokenizer, model.control, own.prompt, self.length(settings), own.max_passage_length
-        )
+        self.encoder = model.example_encoder(self.length(settings))
 
     def length(self, settings: GenerationSettings) -> int:
         """Return how many tokens the context has.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -68,19 +69,30 @@ def draw_curves(log_history: Iterable[Mapping[str, Any]], path: str | Path) -> P
     panels = [panel for panel in PANELS if any(points(log, name)[0] for _, name in panel.lines)]
     if not panels:
         return None
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        figure = new_figure(4.2 * columns, 2.9 * rows)
     except ImportError:
         logger.warning("no training curves: matplotlib is not installed; pip install 'cosup[plots]'")
         return None
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     for number, panel in enumerate(panels, start=1):
         _draw(figure.add_subplot(rows, columns, number), panel, log)
-    path = Path(path)
+    return save_figure(figure, Path(path))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, size in inches. Raises `ImportError` where matplotlib is not installed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, in the place of an older one, and return the file."""
     draft = path.with_name(f".{path.name}.draft")
     figure.savefig(draft, format="png", metadata={"Software": None})
     return draft.replace(path)

@@ -25,7 +25,15 @@ from cosup.training.config import CoSupervisionConfig
 from cosup.training.curves import draw_curves
 from cosup.training.progress import PairWatcher, Report, Watch, report_to
 from cosup.training.recipe import DataSettings, Recipe
-from cosup.training.run_folder import check_folder, check_model_target, check_shared, claim, same_recipe, save_whole
+from cosup.training.run_folder import (
+    check_folder,
+    check_model_target,
+    check_shared,
+    claim,
+    is_finished,
+    same_recipe,
+    save_whole,
+)
 from cosup.training.saving import last_complete_checkpoint, remove_drafts, write_whole
 from cosup.training.trainer import CoSupervisionTrainer
 
@@ -64,7 +72,7 @@ def train(recipe: Recipe, progress: Report | None = None, watch: Watch | None = 
 
 def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None, watch: Watch | None) -> Path:
     folder = Path(str(config.output_dir))
-    finished = (folder / "model" / "cosup.json").is_file() and same_recipe(folder, recipe)
+    finished = is_finished(folder) and same_recipe(folder, recipe)
     if gather_objects(finished)[0]:  # the first process decides: the others may see the folder otherwise
         if config.should_save:
             logger.warning("%s is finished already; delete the folder to train again", folder)

@@ -75,6 +75,11 @@ def is_layout(name: str) -> bool:
     return name in LAYOUT_KEYS or name.startswith(LAYOUT_FAMILIES)
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a run folder holds the model that its training ends with."""
+    return (folder / "model" / "cosup.json").is_file()
+
+
 def check_folder(folder: Path, recipe: Recipe) -> None:
     """Refuse a run folder that holds what another recipe, or no recipe, has made.
 
@@ -82,7 +87,7 @@ def check_folder(folder: Path, recipe: Recipe) -> None:
         UsageError: it does; names what is there.
     """
     check_model_target(folder / "model")
-    began = any(folder.glob("checkpoint-*")) or (folder / "model" / "cosup.json").is_file()
+    began = any(folder.glob("checkpoint-*")) or is_finished(folder)
     other = differences(folder, recipe) if began else []
     if other != []:
         keys = ", ".join(other or [])

@@ -123,7 +123,7 @@ class CoSupervisionTrainer(Trainer):
             model.unshare_layers()
         self._passages = by_id
         self._eval_passages = eval_passages
-        self._encoder = _encoder(model)
+        self._encoder = model.example_encoder()
         self._mined = Mined()
         self._frozen: PassageVectors | None = None
         self._step: StepLoss | None = None
@@ -679,13 +679,6 @@ def _freeze_unused(model: CoSupervisedModel, args: CoSupervisionConfig) -> None:
 
 def _encode(encoder: ExampleEncoder, passages: Mapping[str, Passage], example: Example) -> EncodedExample:
     return encoder.example(example, passages)
-
-
-def _encoder(model: CoSupervisedModel) -> ExampleEncoder:
-    settings = model.settings
-    return ExampleEncoder(
-        model.generator_tokenizer, model.control, settings.prompt, settings.max_length, settings.max_passage_length
-    )
 
 
 def _check_settings(args: CoSupervisionConfig, examples: int | None) -> None:

@@ -74,7 +74,7 @@ def validate(
 
 
 def _add(sums: _Sums, model: CoSupervisedModel, pack: Mapping[str, Any], retrieves: bool) -> None:
-    names = [name for name in pack if name in _INPUTS or (retrieves and name.startswith("passage_"))]
+    names = [name for name in pack if is_input(name, retrieves)]
     output = model(**{name: pack[name] for name in names if retrieves or not name.startswith("ret_")})
     if output.ntp_sum is not None:
         sums.numbers["ntp"] += float(output.ntp_sum)
@@ -88,6 +88,11 @@ def _add(sums: _Sums, model: CoSupervisedModel, pack: Mapping[str, Any], retriev
     sums.numbers["retrievals"] += len(positives)
     sums.queries.append(output.queries.float().cpu())
     sums.wanted += pack["candidate_keys"][positives].tolist()
+
+
+def is_input(name: str, retrieves: bool = True) -> bool:
+    """Whether a tensor of a pack is an input of the pair, with or without those of the embedder."""
+    return name in _INPUTS or (retrieves and name.startswith("passage_"))
 
 
 def recall(queries: torch.Tensor, vectors: torch.Tensor, wanted: Sequence[int]) -> dict[str, float]:

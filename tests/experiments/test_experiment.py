@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from datetime import date
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,18 @@ def experiment(world: TinyWorld, folder: Path, **changes: Any) -> Path:
     return folder / "experiment.yaml"
 
 
+def interrupted_at(call: int, real: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """Return a function that does what `real` does until its call of this number, which is interrupted."""
+    calls = count(1)
+
+    def stopped(*given: Any) -> Any:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return None if real is None else real(*given)
+
+    return stopped
+
+
 def made(folder: Path, pattern: str) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.glob(pattern)}
 
@@ -96,16 +110,8 @@ def test_it_goes_on_after_an_interruption(
     cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, results = experiment(tiny_world, tmp_path), tmp_path / "results"
-    real, calls = running.run_suite, []
-
-    def stopped(*given: Any) -> Any:
-        calls.append(given)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*given)
-
     with monkeypatch.context() as patched:
-        patched.setattr(running, "run_suite", stopped)
+        patched.setattr(running, "run_suite", interrupted_at(2, running.run_suite))
         assert cosup("experiment", path).code != 0
     kept = made(results, "trained/*/model/cosup.json") | made(results, "measured/*/record.json")
     assert len(kept) == 3  # two trainings of the system that was not measured, and one measurement
@@ -174,7 +180,7 @@ def test_a_training_goes_on_when_its_files_have_moved(
     own = {"training.save_strategy": "steps", "training.save_steps": 1}
     path = experiment(tiny_world, tmp_path, systems={"both": {"set": own}}, compare=[], scales={})
     with monkeypatch.context() as patched:
-        patched.setattr("cosup.training.run._finish", interrupted)
+        patched.setattr("cosup.training.run._finish", interrupted_at(1))
         assert cosup("experiment", path).code != 0
     assert list((tmp_path / "results").glob("trained/*/checkpoint-2"))
     shutil.copytree(tiny_world.base, tmp_path / "elsewhere")
@@ -184,10 +190,6 @@ def test_a_training_goes_on_when_its_files_have_moved(
     done = cosup("experiment", path)
     assert done.code == 0, done.err
     assert len(list((tmp_path / "results").glob("trained/*/model"))) == 1
-
-
-def interrupted(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def test_models_are_made_from_others(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
@@ -266,16 +268,8 @@ def test_both_spaces_are_measured_over_the_training(
     geometry = {"passages": str(tiny_world.passages), "questions": str(tiny_world.questions), "limit": 6, "every": 2}
     own = {"set": {"training.max_steps": 3, "training.save_strategy": "steps", "training.save_steps": 2}}
     path = experiment(tiny_world, tmp_path, geometry=geometry, systems={"both": own}, compare=[], scales={})
-    real, calls = geometry_module.measure, []
-
-    def stopped(*given: Any) -> Any:
-        calls.append(given)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*given)
-
     with monkeypatch.context() as patched:
-        patched.setattr(geometry_module, "measure", stopped)
+        patched.setattr(geometry_module, "measure", interrupted_at(3, geometry_module.measure))
         assert cosup("experiment", path).code != 0
     done = cosup("experiment", path)
     assert done.code == 0, done.err

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cosup.experiments.plan import load_experiment
-from cosup.experiments.run import COLUMNS, steps_of
+from cosup.experiments.run import RECORDED, steps_of
 from tests.experiments.test_experiment import experiment
 from tests.pairs import TinyWorld
 
@@ -37,7 +37,7 @@ SPACES = {
 def write_records(path: Path, kept: Path, score: Mapping[str, float], geometry: bool = False) -> None:
     """Write a record of every step, as if it had been run: each question of both tasks has its system's score."""
     for step in steps_of(load_experiment(path)):
-        own = dict.fromkeys(COLUMNS, score[step.system.key])
+        own = dict.fromkeys(RECORDED, score[step.system.key])
         record: dict[str, Any] = {
             "seed": step.seed,
             "trainings": [
