@@ -84,7 +84,8 @@ def run(shell: Shell, chosen: Chosen, load: Callable[[Path], CoSupervisedModel])
     experiment = chosen.load()
     run_experiment(experiment, load, shell.progress, lambda records: write_tables(experiment, records), chosen.kept)
     shell.result((experiment.output / "main.md").read_text(encoding="utf-8").rstrip())
-    shell.note(f"written: {experiment.output / 'main.json'}, main.md")
+    pictures = [path.name for path in sorted(experiment.output.glob("*.png"))]
+    shell.note(f"written: {', '.join([str(experiment.output / 'main.json'), 'main.md', *pictures])}")
 
 
 def write_tables(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> None:
@@ -123,13 +124,15 @@ def main_json(
 
 
 def axis_of(experiment: Experiment, systems: Sequence[SystemScores]) -> tuple[list[Any], str] | None:
-    """Return the values and the name of the one axis that the systems lie along, or None where it is not so."""
+    """Return the values and the name of the one axis that the experiment lies along, or None where it is not so.
+
+    It is so if its systems, measured or not, have one axis and each a value of its own.
+    """
     points = {system.key: system.axes for system in experiment.systems}
-    found = [points[own.key] for own in systems]
-    values = [next(iter(point.values())) for point in found if len(point) == 1]
-    if len(values) < len(found) or len({json.dumps(value) for value in values}) < len(values):
+    known = {json.dumps(list(point.values())) for point in points.values() if len(point) == 1}
+    if len(known) < len(points):
         return None
-    return values, next(iter(found[0]))
+    return [next(iter(points[own.key].values())) for own in systems], next(iter(points[systems[0].key]))
 
 
 def spaces_by_name(names: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -17,6 +17,7 @@ import yaml
 from cosup.checkpoints import load_generator
 from cosup.data.reading import read_answers
 from cosup.errors import UsageError
+from cosup.experimenting import axis_of
 from cosup.experiments import geometry as geometry_module
 from cosup.experiments import run as running
 from cosup.experiments.addresses import folder_of
@@ -159,6 +160,17 @@ def test_systems_are_compared_at_each_point_of_an_axis(tiny_world: TinyWorld, tm
     found = load_experiment(experiment(tiny_world, tmp_path, axes=axes, compare=[["both", "apart"]]))
     assert found.comparisons == tuple((f"both-temperature-{t}", f"apart-temperature-{t}") for t in (0.1, 0.2))
     assert found.systems[0].axes == {"objective.temperature": 0.1}  # in its one spelling
+
+
+def test_an_axis_is_drawn_only_where_each_value_has_one_system(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """Whatever has been measured so far: a picture of the first systems would stay when the others come."""
+    axes = {"temperature": [0.1, 0.2]}
+    several = load_experiment(experiment(tiny_world, tmp_path, axes=axes))
+    one = load_experiment(experiment(tiny_world, tmp_path, axes=axes, systems={"both": None}, compare=[], scales={}))
+    first = collect([scored("both-temperature-0.1", 1, x={"1": 1})])
+    assert axis_of(several, first) is None
+    assert axis_of(one, first) == ([0.1], "objective.temperature")
+    assert axis_of(load_experiment(experiment(tiny_world, tmp_path)), collect([scored("both", 1, x={"1": 1})])) is None
 
 
 def test_a_key_counts_once_however_it_is_spelt(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
