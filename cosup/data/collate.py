@@ -13,6 +13,7 @@ from itertools import accumulate
 import torch
 from torch.utils.data import Dataset
 
+from cosup.data.dropout import PassageDropout
 from cosup.data.encoding import EncodedExample, ExampleEncoder, Kind
 from cosup.data.keys import answer_key, stable_key
 from cosup.data.packing import Load, plan_packs
@@ -37,6 +38,7 @@ class ExampleDataset(Dataset[EncodedExample]):
         encoder: the generator's encoder.
         negatives: passage ids by example id that are added to the example's own negatives; read at every access, so
             that it may change in between.
+        dropout: which passages an example is read without; None for none.
     """
 
     def __init__(
@@ -45,22 +47,29 @@ class ExampleDataset(Dataset[EncodedExample]):
         passages: Mapping[str, Passage],
         encoder: ExampleEncoder,
         negatives: Mapping[str, tuple[str, ...]] | None = None,
+        dropout: PassageDropout | None = None,
     ) -> None:
         self.examples = examples
         self.passages = passages
         self.encoder = encoder
         self.negatives = {} if negatives is None else negatives
+        self.dropout = dropout
         self._encoded: dict[int, EncodedExample] = {}
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> EncodedExample:
-        if index not in self._encoded:
-            self._encoded[index] = self.encoder.example(self.examples[index], self.passages)
-        encoded = self._encoded[index]
+        encoded = self.whole(index)
+        encoded = encoded if self.dropout is None else self.dropout(encoded)
         more = self.negatives.get(encoded.example_id, ())
         return replace(encoded, negatives=(*encoded.negatives, *more)) if more else encoded
+
+    def whole(self, index: int) -> EncodedExample:
+        """Return an example as it is by itself, with all its passages and no negatives from elsewhere."""
+        if index not in self._encoded:
+            self._encoded[index] = self.encoder.example(self.examples[index], self.passages)
+        return self._encoded[index]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@
     OUTPUT/main.json, main.md   the tables, written after every measurement
 
 STORE is OUTPUT where the experiment names none. A finished piece is never made again and an interrupted one goes on,
-whichever systems and seeds the file names next.
+whichever systems and seeds the file names next. Several processes may run one experiment, or several that share a
+store: each takes what no other is at.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from cosup.data.jsonl import iter_jsonl
 from cosup.data.writing import atomic_open, write_json
@@ -48,6 +49,7 @@ IF_RETRIEVED_COLUMN = "correctness_if_retrieved"
 RECORDED = (*COLUMNS, IF_RETRIEVED_COLUMN, "answer_passage_precision")
 """What a record keeps of every question: the columns of the tables, and what the page of results has beside them."""
 MADE, SECONDS = "made.json", "seconds.json"
+PAUSE = 5.0  # seconds, before what other processes hold is tried again
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def run_experiment(
     after: Callable[[Sequence[Mapping[str, Any]]], None],
     kept: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Train, answer and measure what is not done yet.
+    """Train, answer and measure what is not done yet; of what another process is at, wait for the end.
 
     Args:
         experiment: what to run.
@@ -132,8 +134,17 @@ def run_experiment(
         after(records)
     waiting = [step for step in steps if record_of(step, kept) is None]
     _check_files(experiment, waiting)
-    for step in waiting:
-        _run(experiment, step, load, bars, made)
+    while waiting:
+        for step in waiting:
+            with _held(step) as ours:
+                if ours and record_of(step, kept) is None:
+                    _run(experiment, step, load, bars, made)
+            if ours:
+                break
+        else:
+            time.sleep(PAUSE)
+            continue
+        waiting.remove(step)
         _keep(step, kept)
         records = read_records(steps, kept)
         after(records)
@@ -199,12 +210,11 @@ def _run(experiment: Experiment, step: Step, load: Load, bars: Bars, made: Mappi
         if str(folder) in {model for recipe in step.trainings for model in (recipe.generator, recipe.embedder)}:
             make_model(experiment.models[name], folder)
     for part, recipe in zip(("writer", "searcher"), step.trainings, strict=False):
-        with _alone(folder_of(recipe)):
-            if not is_trained(recipe):
-                with bars(f"{label}: training {part}", "steps") as report:
-                    _train(experiment, recipe, report, made)
-            for checkpoint in folder_of(recipe).glob("checkpoint-*"):  # several times as large as the model
-                shutil.rmtree(checkpoint)
+        if not is_trained(recipe):
+            with bars(f"{label}: training {part}", "steps") as report:
+                _train(experiment, recipe, report, made)
+        for checkpoint in folder_of(recipe).glob("checkpoint-*"):  # several times as large as the model
+            shutil.rmtree(checkpoint)
     suite, folder = _suite(experiment.suite, step), step.record.parent
     with _timed(folder):
         means = Means(load, lambda what, unit: bars(f"{label}: {what}", unit), None, experiment.output / "indexes")
@@ -280,11 +290,23 @@ def _json(path: Path) -> Any:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a training's folder: another process that wants it waits, and finds it done."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        yield
+def _held(step: Step) -> Iterator[bool]:
+    """Hold a step's trainings, and with them the indexes of their embedders, if no other process does.
+
+    Yields:
+        Whether they are held; if not, another process of this or another experiment is at one of them.
+    """
+    folders = sorted({folder_of(recipe) for recipe in step.trainings})
+    with ExitStack() as stack:
+        try:
+            for folder in folders:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0))
+        except Timeout:
+            stack.close()
+            yield False
+            return
+        yield True
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from cosup import checkpoints
 from cosup.errors import UsageError, did_you_mean
 from cosup.modeling import SIMILARITIES
+from cosup.pooling import POOLINGS
 
 SUPERVISIONS = ("ntp+nsp", "ntp", "nsp")
 ORDERS = ("random", "group_by_length")
@@ -38,7 +39,11 @@ UNSUPPORTED = (
     "batch_eval_metrics",
     "include_for_metrics",
 )
-_OF_NSP = ("nsp_batch_size", "hard_negatives", "symmetric_nsp", "mask_same_answer", "learn_temperature")
+_OF_NSP = (
+    *("nsp_batch_size", "hard_negatives", "symmetric_nsp", "mask_same_answer", "learn_temperature"),
+    *("pooling", "nsp_weight_end", "nsp_warmup_steps"),
+)
+_OF_BOTH = ("nsp_weight_end", "nsp_warmup_steps")  # how two losses weigh against each other
 # Trackers of transformers that are known here: module, and what pip calls it.
 _TRACKERS = {
     "tensorboard": ("tensorboard", "tensorboard"),
@@ -57,10 +62,15 @@ _OPTIONAL = (
     "muon_learning_rate",
     "micro_batch_tokens",
     "nsp_batch_size",
+    "nsp_weight_end",
     "ntp_chunk_tokens",
 )
 _AT_LEAST = {
     "nsp_weight": 0,
+    "nsp_weight_end": 0,
+    "nsp_warmup_steps": 0,
+    "passage_dropout": 0,
+    "curriculum_steps": 0,
     "temperature": 0,
     "learning_rate": 0,
     "embedder_learning_rate": 0,
@@ -108,11 +118,17 @@ class CoSupervisionConfig(TrainingArguments):
     Args:
         supervision: `ntp+nsp`, `ntp` (writing only) or `nsp` (retrieving only).
         nsp_weight: lambda in `L = L_NTP + lambda * L_NSP` (paper, section 3.3; the paper uses 0.01).
+        nsp_weight_end: lambda at the last step; it goes there in a straight line. None keeps `nsp_weight`.
+        nsp_warmup_steps: steps over which lambda first rises from 0 to `nsp_weight`.
         similarity: `cosine` or `inner_product` (the paper's).
         temperature: divides the similarity in the NSP loss (the paper has none: 1.0).
+        pooling: how the embedder's token states become a vector, one of `pooling.POOLINGS`; None keeps the pair's own,
+            which is the last token's state (paper, section 3) unless it was made otherwise.
         learn_temperature: whether the temperature is learnt, from `temperature` on.
         symmetric_nsp: whether the passages also have to pick their queries; the loss is the mean of both directions.
         supervise_passages: whether NTP also learns the spliced passages (the paper does).
+        passage_dropout: share of the spliced passages that the generator does not get to read, drawn anew every epoch;
+            they still are what their `[Ret]` must pick.
         mask_same_passage: whether the same passage twice in a step is kept from being its own negative.
         mask_same_answer: whether the passage of another example with the same final answer is no negative.
         gather: `full` sends gradients to the passages of other devices, `own` (the paper's) does not; a passage that
@@ -135,6 +151,8 @@ class CoSupervisionConfig(TrainingArguments):
             keeps `optim`. None does not use Muon.
         same_title_examples: how many examples whose first passages share a title stand together in a batch, as hard
             negatives for one another; 1 does not group.
+        curriculum_steps: steps at the beginning that take the examples with the fewest retrievals (single-hop before
+            multi-hop questions), within the first epoch; 0 mixes all from the start.
         lr_epoch_decay: factor on all learning rates after each epoch (the paper's 0.85), on top of the schedule.
         save_adapters: of LoRA, whether the model folder at the end holds adapters beside their base's name, in place of
             merged weights.
@@ -144,9 +162,13 @@ class CoSupervisionConfig(TrainingArguments):
     output_dir: str | None = field(default="runs/train")
     supervision: str = field(default="ntp+nsp")
     nsp_weight: float = field(default=0.2)
+    nsp_weight_end: float | None = field(default=None)
+    nsp_warmup_steps: int = field(default=0)
     similarity: str = field(default="cosine")
     temperature: float = field(default=0.05)
+    pooling: str | None = field(default=None)
     supervise_passages: bool = field(default=False)
+    passage_dropout: float = field(default=0.0)
     mask_same_passage: bool = field(default=True)
     mask_same_answer: bool = field(default=False)
     learn_temperature: bool = field(default=False)
@@ -165,6 +187,7 @@ class CoSupervisionConfig(TrainingArguments):
     embedder_learning_rate: float | None = field(default=None)
     muon_learning_rate: float | None = field(default=None)
     same_title_examples: int = field(default=1)
+    curriculum_steps: int = field(default=0)
     lr_epoch_decay: float = field(default=1.0)
     save_adapters: bool = field(default=False)
     recall_batch_tokens: int = field(default=8192)
@@ -184,6 +207,8 @@ class CoSupervisionConfig(TrainingArguments):
         _check_choice("supervision", self.supervision, SUPERVISIONS)
         _check_choice("similarity", self.similarity, SIMILARITIES)
         _check_choice("gather", self.gather, GATHERS)
+        if self.pooling is not None:
+            _check_choice("pooling", self.pooling, POOLINGS)
         _check_choice("attention", self.attention, checkpoints.ATTENTIONS)
         _check_choice("train_sampling_strategy", self.train_sampling_strategy, ORDERS)
         _check_numbers({name: getattr(self, name) for name in _AT_LEAST})
@@ -202,10 +227,26 @@ class CoSupervisionConfig(TrainingArguments):
         idle = None if self.trains_nsp else next((name for name in _OF_NSP if getattr(self, name)), None)
         if idle is not None:
             raise UsageError(f"{idle} is for retrieval, which supervision 'ntp' does not train; leave out one of them")
+        alone = None if self.trains_ntp else next((name for name in _OF_BOTH if getattr(self, name)), None)
+        if alone is not None:
+            raise UsageError(f"{alone} weighs retrieval against writing, which is not trained here; leave it out")
         if self.nsp_batch_size is not None and not self.grad_cache:
             raise UsageError("nsp_batch_size needs grad_cache; leave out one of them")
         if self.muon_learning_rate is not None and self.fsdp:
             raise UsageError("muon_learning_rate needs whole matrices; it cannot be used with fsdp")
+
+    def nsp_weight_at(self, step: int, steps: int) -> float:
+        """Return lambda of one step (paper, section 3.3, where it is the same throughout).
+
+        Args:
+            step: counted from 0.
+            steps: of the whole run.
+        """
+        warm = self.nsp_warmup_steps
+        if step < warm:
+            return self.nsp_weight * (step + 1) / (warm + 1)
+        end = self.nsp_weight if self.nsp_weight_end is None else self.nsp_weight_end
+        return self.nsp_weight + (end - self.nsp_weight) * (step - warm) / max(1, steps - 1 - warm)
 
     def _meet(self) -> None:
         """Join the other processes of a run on CPUs under its `ddp_timeout`, which transformers keeps for accelerators.
@@ -299,5 +340,7 @@ def _check_numbers(values: Mapping[str, Any]) -> None:
             raise UsageError(f"{name} is {value!r}; expected {number} {least}")
     if values["temperature"] == 0:
         raise UsageError("temperature is 0; expected a number above 0 (1.0 is the paper's)")
+    if values["passage_dropout"] > 1:
+        raise UsageError(f"passage_dropout is {values['passage_dropout']}; expected a share from 0 to 1")
     if values["max_steps"] == 0:
         raise UsageError("max_steps is 0; expected at least 1, or -1 for as many as num_train_epochs asks for")

@@ -19,6 +19,7 @@ from cosup.data.templates import question_to_example
 from cosup.devices import has_fast_bfloat16
 from cosup.errors import NOTICE, CosupError, InputError, UsageError
 from cosup.modeling import CoSupervisedModel, PairSettings
+from cosup.pooling import POOLINGS
 from cosup.processes import barrier, gather_objects, rank, world_size
 from cosup.records import Example, Passage, Question
 from cosup.training.config import CoSupervisionConfig
@@ -161,6 +162,7 @@ def pair_settings(recipe: Recipe, config: Any) -> PairSettings:
         template=data.template,
         max_length=data.max_length,
         max_passage_length=data.max_passage_length,
+        pooling=config.pooling or POOLINGS[0],
     )
 
 

@@ -26,6 +26,19 @@ class Topics:
     together: int
 
 
+@dataclass(frozen=True)
+class Curriculum:
+    """What makes examples easy, and how many of them come first.
+
+    Attributes:
+        hops: number of retrievals of each example.
+        count: examples with the fewest retrievals that open the first epoch, about (what stands together is not cut).
+    """
+
+    hops: Sequence[int]
+    count: int
+
+
 class EpochSampler(Sampler[int]):
     """Random order, reshuffled every epoch; optionally in batches of similar length, with topics together.
 
@@ -35,6 +48,7 @@ class EpochSampler(Sampler[int]):
         seed: the order's seed.
         lengths: length of each example, to group by; None does not group.
         topics: what is to stand together; None puts nothing together.
+        curriculum: which examples come first in the first epoch; None mixes all.
     """
 
     def __init__(
@@ -44,12 +58,14 @@ class EpochSampler(Sampler[int]):
         seed: int,
         lengths: Sequence[int] | None = None,
         topics: Topics | None = None,
+        curriculum: Curriculum | None = None,
     ) -> None:
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
         self.lengths = lengths
         self.topics = topics
+        self.curriculum = curriculum
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -62,17 +78,35 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.count, generator=random).tolist()
-        runs = [[index] for index in order]
-        rest: list[list[int]] = []
+        runs, last = [[index] for index in order], list[int]()
         if self.topics is not None:
-            runs, rest = self._runs(order, self.topics)
+            runs, last = self._runs(order, self.topics)
             runs = [runs[i] for i in torch.randperm(len(runs), generator=random).tolist()]
+        parts = [runs] if self.curriculum is None or self.epoch else self._easy_first(runs, self.curriculum)
         if self.lengths is not None:
-            runs = self._grouped(runs, random)
-        return (index for run in runs + rest for index in run)
+            parts = [self._grouped(part, random) for part in parts]
+        return (index for part in [*parts, [last]] for run in part for index in run)
 
-    def _runs(self, order: Sequence[int], topics: Topics) -> tuple[list[list[int]], list[list[int]]]:
-        """Cut each topic's examples into runs with distinct passages, alike in length; short runs come apart."""
+    def _easy_first(self, runs: list[list[int]], curriculum: Curriculum) -> list[list[list[int]]]:
+        """Part runs into those that open the epoch, with the fewest retrievals, and the others in their order."""
+        hardest = [max(curriculum.hops[i] for i in run) for run in runs]
+        taken, held = set[int](), 0
+        for place in sorted(range(len(runs)), key=hardest.__getitem__):
+            if held >= curriculum.count:
+                break
+            taken.add(place)
+            held += len(runs[place])
+        return [[run for place, run in enumerate(runs) if (place in taken) is first] for first in (True, False)]
+
+    def _runs(self, order: Sequence[int], topics: Topics) -> tuple[list[list[int]], list[int]]:
+        """Cut each topic's examples into runs with distinct passages, alike in length.
+
+        What is left of a topic makes up runs with what is left of others, so that topics of many examples and of few
+        come mixed throughout an epoch.
+
+        Returns:
+            Runs of one size, and what is left in the end, which is less than a run.
+        """
         layers: dict[tuple[str, int], list[int]] = {}
         seen: dict[str, int] = {}
         for index in order:
@@ -83,7 +117,14 @@ class EpochSampler(Sampler[int]):
         if self.lengths is not None:
             layers = {key: sorted(found, key=self.lengths.__getitem__) for key, found in layers.items()}
         runs = [found[i : i + size] for found in layers.values() for i in range(0, len(found), size)]
-        return [r for r in runs if len(r) == size], [r for r in runs if len(r) < size]
+        left = [index for run in runs if len(run) < size for index in run]
+        if self.lengths is not None:
+            span = self.batch_size * MEGABATCH
+            stretches = [left[i : i + span] for i in range(0, len(left), span)]
+            left = [i for stretch in stretches for i in sorted(stretch, key=self.lengths.__getitem__)]
+        whole = len(left) - len(left) % size
+        mixed = [left[i : i + size] for i in range(0, whole, size)]
+        return [r for r in runs if len(r) == size] + mixed, left[whole:]
 
     def _grouped(self, runs: list[list[int]], random: torch.Generator) -> list[list[int]]:
         """Sort within stretches of `MEGABATCH` batches, then shuffle the batches; a short last batch stays last."""

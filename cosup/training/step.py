@@ -47,14 +47,21 @@ class StepLoss:
         args: the run's settings.
         device: where sums are added up.
         ids: the step's examples on this device, to be named where the loss diverges.
+        nsp_weight: lambda of this step.
     """
 
     def __init__(
-        self, packs: Sequence[Batch], args: CoSupervisionConfig, device: torch.device, ids: Sequence[str]
+        self,
+        packs: Sequence[Batch],
+        args: CoSupervisionConfig,
+        device: torch.device,
+        ids: Sequence[str],
+        nsp_weight: float,
     ) -> None:
         self.packs = packs
         self.args = args
         self.ids = list(ids)
+        self.nsp_weight = nsp_weight if args.trains_ntp else 1.0
         self.counts = Counts.of(packs, device)
         everywhere = cast(Literal["full", "own"], args.gather) if world_size() > 1 else None
         self.options = ContrastOptions(everywhere, args.mask_same_passage, args.mask_same_answer, args.symmetric_nsp)
@@ -106,8 +113,7 @@ class StepLoss:
             self._add(ntp=output.ntp_sum, tokens=output.tokens)
             loss = loss + output.ntp_sum / self.counts.tokens
         if output.queries is not None and output.passages is not None:
-            weight = self.args.nsp_weight if self.args.trains_ntp else 1.0
-            loss = loss + weight * self._nsp(output, pack, number) / self.counts.retrievals
+            loss = loss + self.nsp_weight * self._nsp(output, pack, number) / self.counts.retrievals
         return loss * world_size()
 
     def take_sums(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from cosup.checkpoints import attends_by
 from cosup.data.collate import CoSupervisionCollator, ExampleDataset, passage_key, token_counts
+from cosup.data.dropout import PassageDropout
 from cosup.data.encoding import EncodedExample, ExampleEncoder
 from cosup.data.stream import StreamedExamples
 from cosup.errors import CosupError, UsageError
@@ -39,7 +40,7 @@ from cosup.training.frozen import PassageVectors, passage_vectors
 from cosup.training.heap import keep_freed_memory
 from cosup.training.mining import Mined, Wanted, pick_negatives
 from cosup.training.optimizers import JointOptimizer, hidden_matrices, load_state_by_name, state_by_name
-from cosup.training.sampler import EpochSampler, Topics
+from cosup.training.sampler import Curriculum, EpochSampler, Topics
 from cosup.training.saving import STATE, last_complete_checkpoint, whole_folder
 from cosup.training.step import Batch, StepLoss
 from cosup.training.sweep import embed_lists, level, query_packs
@@ -96,12 +97,7 @@ class CoSupervisionTrainer(Trainer):
         eval_passages: Sequence[Passage] | None = None,
         **kwargs: Any,
     ) -> None:
-        if args.freeze_embedder and not (model.embedder_frozen or model.shared):
-            model.freeze_embedder()
-        model.configure(similarity=args.similarity, temperature=float(args.temperature))
-        model.ntp_chunk = args.ntp_chunk_tokens
-        if args.learn_temperature and model.log_temperature is None:
-            model.learn_temperature()
+        _configure(model, args)
         by_id = passages if isinstance(passages, Mapping) else {p.id: p for p in passages}
         streams = isinstance(train_dataset, IterableDataset)
         check_pairing(args, model.base is not None, model.shared)
@@ -125,6 +121,7 @@ class CoSupervisionTrainer(Trainer):
         self._eval_passages = eval_passages
         self._encoder = model.example_encoder()
         self._mined = Mined()
+        self._dropout = PassageDropout(args.passage_dropout, args.seed)
         self._frozen: PassageVectors | None = None
         self._step: StepLoss | None = None
         self._extra: list[str] = []
@@ -149,7 +146,7 @@ class CoSupervisionTrainer(Trainer):
         if isinstance(examples, StreamedExamples):
             examples.encode = functools.partial(_encode, self._encoder, self._passages)
             return examples
-        return ExampleDataset(examples, self._passages, self._encoder, self._mined.negatives)
+        return ExampleDataset(examples, self._passages, self._encoder, self._mined.negatives, self._dropout)
 
     def _loader_collator(self, model: CoSupervisedModel, args: CoSupervisionConfig) -> Collate:
         return Collate(self._collator(model, args), args.trains_nsp)
@@ -188,7 +185,8 @@ class CoSupervisionTrainer(Trainer):
         batches[0]["packs"] = [*extra, *batches[0]["packs"]]
         self._level(batches)
         packs = [pack for batch in batches for pack in batch["packs"]]
-        self._step = StepLoss(packs, self.args, self.args.device, ids)
+        weight = self.args.nsp_weight_at(self.state.global_step, self.state.max_steps)
+        self._step = StepLoss(packs, self.args, self.args.device, ids, weight)
         first = 0
         for batch in batches:
             batch["first"] = first
@@ -369,11 +367,13 @@ class CoSupervisionTrainer(Trainer):
         lengths = None
         packs = self.args.packing and self.model.can_pack
         if self.args.train_sampling_strategy == "group_by_length" or not packs:  # padding is what is to be saved
-            lengths = [len(dataset[i].input_ids) for i in range(len(dataset))]
+            lengths = [len(dataset.whole(i).input_ids) for i in range(len(dataset))]
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         size = self._examples_a_step
         topics = self._topics(dataset.examples) if self.args.same_title_examples > 1 else None
-        return EpochSampler(len(dataset), size, seed, lengths, topics)
+        hops = [len(e.passage_ids) for e in dataset.examples] if self.args.curriculum_steps else None
+        first = None if hops is None else Curriculum(hops, self.args.curriculum_steps * size)
+        return EpochSampler(len(dataset), size, seed, lengths, topics, first)
 
     def _topics(self, examples: Sequence[Example]) -> Topics:
         """Titles of the examples' first passages; the passage's id where it has none."""
@@ -385,6 +385,8 @@ class CoSupervisionTrainer(Trainer):
         """Add what happened since the last log; see `Figures.take` for the names."""
         if "loss" in logs:
             logs |= self._figures.take(self.args.device)
+            if self._step is not None and (self.args.nsp_warmup_steps or self.args.nsp_weight_end is not None):
+                logs["nsp_weight"] = self._step.nsp_weight
             if self.args.learn_temperature:
                 logs["temperature"] = self.model.temperature
         super().log(logs, start_time)
@@ -422,12 +424,13 @@ class CoSupervisionTrainer(Trainer):
     # -- hard negatives and frozen embedders -----------------------------------------------------------------------
 
     def _begin_epoch(self, epoch: int) -> None:
-        """Mine hard negatives for an epoch, unless a checkpoint has brought them."""
+        """Draw which passages are dropped; mine hard negatives, unless a checkpoint has brought them."""
+        self._dropout.epoch = epoch
         every = self.args.hard_negatives_every
         if not self.args.hard_negatives or epoch == 0 or epoch % every or self._mined.epoch == epoch:
             return
         dataset: Any = self.train_dataset
-        examples = [dataset[i] for i in range(len(dataset))]
+        examples = [dataset.whole(i) for i in range(len(dataset))]
         passages = list(self._passages.values())
         training = self.model.training
         self.model.eval()
@@ -636,7 +639,7 @@ class _EpochStart(TrainerCallback):
         self.trainer._figures.start()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mine hard negatives where they are due."""
+        """Mine hard negatives where they are due, and draw dropped passages anew."""
         self.trainer._begin_epoch(int(state.epoch or 0))
 
 
@@ -662,6 +665,17 @@ def shard_on_cpu(accelerator: Any, plugin_args: Any) -> None:
     plugin = FullyShardedDataParallelPlugin(**plugin_args)
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
+
+
+def _configure(model: CoSupervisedModel, args: CoSupervisionConfig) -> None:
+    """Put the objective into the pair."""
+    if args.freeze_embedder and not (model.embedder_frozen or model.shared):
+        model.freeze_embedder()
+    own = {} if args.pooling is None else {"pooling": args.pooling}
+    model.configure(similarity=args.similarity, temperature=float(args.temperature), **own)
+    model.ntp_chunk = args.ntp_chunk_tokens
+    if args.learn_temperature and model.log_temperature is None:
+        model.learn_temperature()
 
 
 def _freeze_unused(model: CoSupervisedModel, args: CoSupervisionConfig) -> None:
@@ -690,15 +704,16 @@ def _check_settings(args: CoSupervisionConfig, examples: int | None) -> None:
         "nsp_batch_size": args.nsp_batch_size is not None,
         "hard_negatives": args.hard_negatives > 0,
         "same_title_examples": args.same_title_examples > 1,
+        "passage_dropout": args.passage_dropout > 0,
+        "curriculum_steps": args.curriculum_steps > 0,
         "lr_epoch_decay": args.lr_epoch_decay != 1,
         "train_sampling_strategy": args.train_sampling_strategy == "group_by_length",
     }
     if examples is None and (name := next((name for name, wanted in asked.items() if wanted), None)):
         raise UsageError(f"{name} needs examples that are not streamed; leave it out, or set data.streaming to false")
-    if args.hard_negatives and args.dataloader_persistent_workers:
-        raise UsageError(
-            "hard_negatives need loader workers that start anew; set dataloader_persistent_workers to false"
-        )
+    anew = {"hard_negatives": args.hard_negatives > 0, "passage_dropout": args.passage_dropout > 0}
+    if args.dataloader_persistent_workers and (name := next((name for name, wanted in anew.items() if wanted), None)):
+        raise UsageError(f"{name} needs loader workers that start anew; set dataloader_persistent_workers to false")
     if args.hard_negatives and examples is not None:
         _check_mining(args, examples, step)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from datetime import date
 from itertools import count
@@ -13,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from cosup.checkpoints import load_generator
 from cosup.data.reading import read_answers
@@ -480,3 +485,46 @@ def test_the_file_of_the_documents_can_be_loaded(
 def test_an_unknown_scale_is_named(tiny_world: TinyWorld, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no scale 'smal' \(did you mean 'small'\?\); there are: small"):
         load_experiment(experiment(tiny_world, tmp_path), "smal")
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+def test_what_another_process_is_at_comes_last(
+    tiny_world: TinyWorld, tmp_path: Path, cosup: Cosup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The systems whose trainings are free are run meanwhile; the held one when it is let go."""
+    monkeypatch.setattr(running, "PAUSE", 0.05)
+    path = experiment(tiny_world, tmp_path)
+    steps = {step.system.key: step for step in steps_of(load_experiment(path))}
+    folder = folder_of(steps["words"].writer)  # also that of "apart"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock.acquire()
+    worker = threading.Thread(target=cosup, args=("experiment", path))
+    worker.start()
+    try:
+        deadline = time.monotonic() + 120
+        while not steps["both"].record.is_file():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert not steps["words"].record.exists()
+        assert worker.is_alive()
+    finally:
+        lock.release()
+    worker.join(120)
+    assert all(step.record.is_file() for step in steps.values())
+
+
+@pytest.mark.slow
+def test_two_processes_share_an_experiment(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """Each training and measurement is made by one of them, and both end with the whole table."""
+    path = experiment(tiny_world, tmp_path, seeds=[1, 2])
+    command = [sys.executable, "-m", "cosup", "experiment", str(path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ends = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert ends[0][0] == ends[1][0]
+    assert "NTP + BM25" in ends[0][0]
+    records = list((tmp_path / "results" / "measured").glob("*/record.json"))
+    assert len(records) == len(steps_of(load_experiment(path))) == 6

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from cosup.data.dropout import PassageDropout
+from cosup.data.encoding import Kind
 from cosup.data.keys import normalised
 from cosup.data.stream import StreamedExamples, StreamOrder
 from cosup.data.writing import write_jsonl
@@ -136,6 +138,97 @@ def test_mined_negatives_join_the_contrast_and_survive_a_stop(tmp_path: Path) ->
     assert all(torch.equal(value, _weights(resumed)[name]) for name, value in _weights(whole).items())
 
 
+# -- schedules of what is learnt when ----------------------------------------------------------------------------------
+
+
+def test_lambda_rises_and_goes_to_its_end(tmp_path: Path) -> None:
+    """Step by step: the logged weight is the line's, and each loss is that of this weight; a stop changes nothing."""
+    more = {"nsp_weight": 0.6, "nsp_warmup_steps": 2, "nsp_weight_end": 0.2, "max_steps": 5}
+    more |= {"save_strategy": "steps", "save_steps": 1, "micro_batch_tokens": 60}
+    trainer = _trained(tmp_path / "whole", **more)
+    weights = _logged(trainer, "nsp_weight")
+    assert weights == pytest.approx([0.2, 0.4, 0.6, 0.4, 0.2])
+    logs = zip(*(_logged(trainer, name) for name in ("loss", "ntp_loss", "nsp_loss")), weights, strict=True)
+    assert all(loss == pytest.approx(ntp + weight * nsp, rel=1e-4) for loss, ntp, nsp, weight in logs)
+    _trained(tmp_path / "parts", **more, callbacks=[StopAt(3)])
+    resumed = _trained(tmp_path / "parts", **more, resume=True)
+    assert _logged(resumed, "nsp_weight")[-2:] == pytest.approx([0.4, 0.2])
+    assert all(torch.equal(value, _weights(resumed)[name]) for name, value in _weights(trainer).items())
+    assert not _logged(_trained(tmp_path / "plain"), "nsp_weight")
+
+
+def test_lambda_stays_without_a_schedule_and_bears_any_length() -> None:
+    config = _config(Path("unused"), nsp_weight=0.3)
+    assert {config.nsp_weight_at(step, 4) for step in range(4)} == {0.3}
+    short = _config(Path("unused"), nsp_weight=0.3, nsp_weight_end=0.1, nsp_warmup_steps=5)
+    assert [short.nsp_weight_at(step, 1) for step in range(1)] == pytest.approx([0.05])
+    assert short.nsp_weight_at(5, 6) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_dropped_passages_are_not_read_and_still_to_be_picked(share: float) -> None:
+    """What stays is the example without those tokens; the draw is that of seed, epoch and example."""
+    encoder = pair({}).example_encoder()
+    drop, gone, epochs = PassageDropout(share, seed=3), 0, set()
+    for example in pairs.EXAMPLES:
+        whole = encoder.example(example, pairs.BY_ID)
+        before = (list(whole.input_ids), list(whole.ret_positions))
+        for epoch in range(8):
+            drop.epoch = epoch
+            left = drop(whole)
+            assert left == drop(whole)
+            assert [left.input_ids[i] for i in left.ret_positions] == [encoder.control.ret] * len(whole.ret_positions)
+            assert left.passage_ids == whole.passage_ids
+            pieces = [encoder.passage(pairs.BY_ID[i]) for i in whole.passage_ids]
+            read = [i for i, kind in zip(left.input_ids, left.kinds, strict=True) if kind == Kind.PASSAGE]
+            kept = [n for n in range(len(pieces)) if left.kinds[left.ret_positions[n] + 1] == Kind.PASSAGE]
+            assert read == [token for n in kept for token in pieces[n]]
+            others = [i for i, kind in zip(whole.input_ids, whole.kinds, strict=True) if kind != Kind.PASSAGE]
+            assert others == [i for i, kind in zip(left.input_ids, left.kinds, strict=True) if kind != Kind.PASSAGE]
+            gone += len(pieces) - len(kept)
+            epochs.add((epoch, len(left.input_ids)))
+        assert (list(whole.input_ids), list(whole.ret_positions)) == before
+    count = 8 * sum(len(e.passage_ids) for e in pairs.EXAMPLES)
+    assert gone == count if share == 1 else 0.3 * count < gone < 0.7 * count
+
+
+def test_passages_are_dropped_in_training_and_not_in_evaluation(tmp_path: Path) -> None:
+    """The sequences that are run are shorter, anew every epoch; held-out examples are whole; a stop changes nothing."""
+    more = {"passage_dropout": 0.5, "max_steps": 6, "save_strategy": "steps", "save_steps": 1}
+    whole = _trained(tmp_path / "whole", **more)
+    train: Any = whole.train_dataset
+    dropped = [len(train[i].input_ids) for i in range(len(train))]
+    assert sum(dropped) < sum(len(train.whole(i).input_ids) for i in range(len(train)))
+    _trained(tmp_path / "parts", **more, callbacks=[StopAt(3)])
+    resumed = _trained(tmp_path / "parts", **more, resume=True)
+    assert _logged(resumed, "loss") == _logged(whole, "loss")
+    plain = CoSupervisionTrainer(pair({}), _config(tmp_path), MIXED, pairs.PASSAGES, MIXED)
+    dropping = CoSupervisionTrainer(pair({}), _config(tmp_path, passage_dropout=1.0), MIXED, pairs.PASSAGES, MIXED)
+    assert dropping.evaluate() == pytest.approx(plain.evaluate())
+
+
+def test_the_curriculum_opens_with_few_retrievals(tmp_path: Path) -> None:
+    """The trainer's own order: by number of retrievals as long as it lasts, and every example once."""
+    trainer = CoSupervisionTrainer(
+        pair({}), _config(tmp_path, curriculum_steps=1, per_device_train_batch_size=3), MIXED, pairs.PASSAGES
+    )
+    order = list(trainer._get_train_sampler())
+    hops = [len(e.passage_ids) for e in MIXED]
+    assert sorted(order) == list(range(len(MIXED)))
+    assert sorted(hops[i] for i in order[:3]) == sorted(hops)[:3]
+    assert max(hops[i] for i in order) == max(hops[i] for i in order[3:])
+
+
+def test_a_pooling_of_the_recipe_is_the_pairs(tmp_path: Path) -> None:
+    """It is trained and saved with the pair; another pooling gives other vectors."""
+    more = {"save_strategy": "steps", "save_steps": 1}
+    made = {name: _trained(tmp_path / str(name), pooling=name, **more) for name in (None, "mean")}
+    losses = [_logged(trainer, "nsp_loss") for trainer in made.values()]
+    assert losses[0] != losses[1]
+    kept = {CoSupervisedModel.from_pretrained(tmp_path / f"{n}" / "checkpoint-1").settings.pooling for n in made}
+    assert kept == {"last_token", "mean"}
+
+
 # -- pairings --------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +314,10 @@ def test_a_stream_stops_and_goes_on_bit_for_bit(workers: int, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "more",
-    [{"nsp_batch_size": 9}, {"hard_negatives": 1}, {"same_title_examples": 2}, {"lr_epoch_decay": 0.5}],
+    [
+        *({"nsp_batch_size": 9}, {"hard_negatives": 1}, {"same_title_examples": 2}, {"lr_epoch_decay": 0.5}),
+        *({"curriculum_steps": 1}, {"passage_dropout": 0.5}),
+    ],
 )
 def test_what_needs_a_second_look_is_refused_for_streams(more: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(more))} needs examples that are not streamed"):

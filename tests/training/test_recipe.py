@@ -214,6 +214,13 @@ def test_a_wrong_value_is_named(record: dict[str, Any], message: str) -> None:
         ({**with_("objective", hard_negatives=2), "supervision": "ntp"}, "hard_negatives is for retrieval, which sup"),
         ({**with_("objective", nsp_batch_size=9), "supervision": "ntp"}, "nsp_batch_size is for retrieval, which sup"),
         ({**with_("objective", symmetric_nsp=True), "supervision": "ntp"}, "symmetric_nsp is for retrieval, which s"),
+        ({**with_("objective", nsp_warmup_steps=3), "supervision": "nsp"}, "nsp_warmup_steps weighs retrieval against"),
+        (
+            with_("objective", pooling="men"),
+            "pooling is 'men' (did you mean 'mean'?); expected one of last_token, mean",
+        ),
+        (with_("objective", passage_dropout=1.5), "passage_dropout is 1.5; expected a share from 0 to 1"),
+        (with_("objective", nsp_weight_end=-1.0), "nsp_weight_end is -1.0; expected a number of at least 0"),
         ({**with_("objective", mask_same_answer=True), "supervision": "ntp"}, "mask_same_answer is for retrieval, w"),
         ({**with_("objective", learn_temperature=True), "supervision": "ntp"}, "learn_temperature is for retrieval, "),
         (with_("training", resume_from_checkpoint="x"), "resume_from_checkpoint is 'x'; cosup cannot train with it"),
@@ -397,6 +404,7 @@ def test_the_keys_of_our_own_are_these() -> None:
     assert TOP_KEYS == ("generator", "embedder", "adapters", "supervision", "data", "objective", "training")
     assert set(OBJECTIVE_KEYS) == {
         *("preset", "similarity", "temperature", "learn_temperature", "nsp_weight", "symmetric_nsp"),
+        *("nsp_weight_end", "nsp_warmup_steps", "pooling", "passage_dropout"),
         *("supervise_passages", "mask_same_passage", "mask_same_answer", "gather", "nsp_batch_size"),
         *("hard_negatives", "hard_negatives_depth", "hard_negatives_every"),
     }
@@ -406,4 +414,5 @@ def test_the_keys_of_our_own_are_these() -> None:
     }
     own = {"embedder_learning_rate", "muon_learning_rate", "same_title_examples", "recall_batch_tokens", "packing"}
     own |= {"attention", "micro_batch_tokens", "grad_cache", "ntp_chunk_tokens", "freeze_embedder", "lr_epoch_decay"}
+    own |= {"curriculum_steps"}
     assert own <= set(known_keys()["training"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosup.training.sampler import EpochSampler, Topics
+from cosup.training.sampler import Curriculum, EpochSampler, Topics
 
 TOGETHER = 4
 
@@ -78,6 +78,31 @@ def test_the_first_epoch_is_epoch_zero() -> None:
     assert list(first) != sorted(first)
 
 
+# Curriculum
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_first_epoch_opens_with_the_fewest_retrievals(way: str) -> None:
+    """As many as asked for, in random order, with grouping within each part; later epochs are as without it."""
+    hops = [random.Random(i).randint(1, 4) for i in range(200)]
+    plain, made = sampler(**WAYS[way]), sampler(**WAYS[way], curriculum=Curriculum(hops, 40))
+    order = list(made)
+    assert sorted(order) == list(range(200))
+    opening, others = [hops[i] for i in order[:40]], [hops[i] for i in list(plain)[:40]]
+    assert sum(opening) < 0.9 * sum(others)
+    if "topics" not in way:
+        assert sorted(opening) == sorted(hops)[:40]
+        assert order[:40] != sorted(order[:40])
+    for each in (plain, made):
+        each.set_epoch(1)
+    assert list(made) == list(plain)
+
+
+def test_a_curriculum_longer_than_the_data_takes_all() -> None:
+    hops = [i % 3 for i in range(50)]
+    assert sorted(sampler(50, curriculum=Curriculum(hops, 500))) == list(range(50))
+
+
 # Lengths
 
 
@@ -124,10 +149,7 @@ def runs_of(order: list[int], size: int = TOGETHER) -> list[list[int]]:
 
 @pytest.mark.parametrize("way", ["topics", "lengths and topics"])
 def test_runs_have_one_topic_and_distinct_passages(way: str) -> None:
-    """At the front of the order; what fits in no run comes at the end.
-
-    The k-th questions of a topic's passages are distinct in passage: as many whole runs as there is room for in them.
-    """
+    """As many as there is room for: the k-th questions of a topic's passages are distinct in passage."""
     topics: Topics = WAYS[way]["topics"]
     questions = Counter(zip(topics.topics, topics.passages, strict=True))
     layers = Counter((topic, k) for (topic, _), count in questions.items() for k in range(count))
@@ -135,10 +157,22 @@ def test_runs_have_one_topic_and_distinct_passages(way: str) -> None:
     for run in runs_of(list(sampler(**WAYS[way]))):
         names = {topics.topics[i] for i in run}
         passages = {topics.passages[i] for i in run}
-        if len(run) < TOGETHER or len(names) > 1 or len(passages) < TOGETHER:
-            break
-        whole += 1
-    assert whole == sum(size // TOGETHER for size in layers.values()) > 25
+        whole += len(run) == TOGETHER and len(names) == 1 and len(passages) == TOGETHER
+    assert whole >= sum(size // TOGETHER for size in layers.values()) > 25
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_topics_of_few_examples_come_throughout_an_epoch(by_length: bool) -> None:
+    """Else a run that is shorter than an epoch would never see them: many questions of a page, beside single ones."""
+    pages, single = 300, 100
+    topics = Topics(
+        [f"page {i % 30}" for i in range(pages)] + [f"single {i}" for i in range(single)],
+        [f"p{i}" for i in range(pages + single)],
+        TOGETHER,
+    )
+    order = list(sampler(400, topics=topics, lengths=lengths_of(400) if by_length else None))
+    for quarter in (order[at : at + 100] for at in range(0, 400, 100)):
+        assert 10 <= sum(i >= pages for i in quarter) <= 45
 
 
 def test_runs_change_their_company_from_epoch_to_epoch() -> None:
