@@ -116,6 +116,10 @@ def demo(
     compare: Annotated[
         bool, typer.Option("--compare", help="Also train with separate supervision and show both.")
     ] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Then serve it; a demo that is there already is served at once.")
+    ] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of --serve; 0 takes a free one.")] = 8000,
 ) -> None:
     """Train, index, ask and measure a small pair.
 
@@ -125,7 +129,18 @@ def demo(
     from cosup.demo import run_demo
 
     shell: Shell = context.obj
-    run_demo(output, seed, compare, notes=shell.err)
+    if not serve:
+        run_demo(output, seed, compare, notes=shell.err)
+        return
+    from cosup import serve as serving
+    from cosup.generation.settings import GenerationSettings
+
+    serving.check_installed()
+    places = (output / "model", str(output / "index"))
+    if not ((places[0] / "cosup.json").is_file() and (output / "report.json").is_file()):
+        run_demo(output, seed, compare, notes=shell.err)
+    listening = serving.Listening(port=port, name="demo")
+    serving.serve(shell, places, GenerationSettings(), listening, lambda folder: _load_pair(folder, Dtype.auto))
 
 
 @app.command()
@@ -513,6 +528,38 @@ def experiment(
         experimenting.show_plan(shell, chosen)
     else:
         experimenting.run(shell, chosen, lambda model: _load_pair(_model_folder(model), dtype))
+
+
+@app.command()
+@opt.with_writing
+@opt.with_listening
+def serve(
+    context: typer.Context,
+    model: Model,
+    index: Index,
+    listening: dict[str, Any],
+    writing: dict[str, Any],
+    dtype: DtypeOption = Dtype.auto,
+) -> None:
+    """Serve a pair: an OpenAI-style API with citations, and a page to ask on.
+
+    Keys come from the variables COSUP_API_KEYS and COSUP_ADMIN_KEYS (parted by commas) or from files. Without any, only
+    this machine can ask. Options of writing hold where a request does not say otherwise. What changes in the index
+    folder meanwhile is taken up. Ctrl-C, or SIGTERM, lets the answers on their way come to their ends.
+
+    \b
+    cosup serve --model runs/demo/model --index runs/demo/index
+    COSUP_API_KEYS=secret cosup serve --model runs/demo/model --index runs/demo/index --host 0.0.0.0 --port 80
+    """
+    from cosup import serve as serving
+
+    serving.serve(
+        context.obj,
+        (_model_folder(model), index),
+        opt.settings_of(writing),
+        opt.listening_of(listening),
+        lambda folder: _load_pair(folder, dtype),
+    )
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -15,6 +15,7 @@ from cosup.errors import UsageError
 
 if TYPE_CHECKING:
     from cosup.generation.settings import GenerationSettings
+    from cosup.serve import Listening
 
 # -- join ----------------------------------------------------------------------------------------------------------
 
@@ -279,7 +280,48 @@ def with_group(name: str, options: Mapping[str, tuple[Any, Any]]) -> Callable[[C
     return decorate
 
 
+#: What `serve` says of where to listen: field of `Listening` or `Limits` -> type and default of its option.
+LISTENING: Mapping[str, tuple[Any, Any]] = {
+    "host": (
+        Annotated[str, typer.Option("--host", help="Address to listen on; beyond this machine only with a key.")],
+        "127.0.0.1",
+    ),
+    "port": (Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")], 8000),
+    "name": (
+        Annotated[str | None, typer.Option("--name", help="Of the model, in requests.  [default: its folder's]")],
+        None,
+    ),
+    "keys": (Annotated[Path | None, typer.Option("--api-keys", help="File of keys, one a line.")], None),
+    "admin_keys": (
+        Annotated[Path | None, typer.Option("--admin-keys", help="File of keys that may change the corpus.")],
+        None,
+    ),
+    "origins": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                "--cors", metavar="ORIGIN", help="A site whose pages may ask; several times.  [default: none]"
+            ),
+        ],
+        None,
+    ),
+    "batch_size": (Annotated[int, typer.Option("--batch-size", min=1, help="Answers written at once.")], 32),
+    "queue": (Annotated[int, typer.Option("--queue", min=0, help="Requests that wait; one more gets 429.")], 256),
+    "max_tokens": (Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of an answer at most.")], 1024),
+    "seconds": (
+        Annotated[float, typer.Option("--timeout", min=1, help="Seconds after which an answer ends as it is.")],
+        120.0,
+    ),
+    "body_bytes": (Annotated[int, typer.Option("--max-body", min=1000, help="Bytes of a request.")], 1_000_000),
+    "grace_seconds": (
+        Annotated[float, typer.Option("--grace", min=0, help="Seconds that answers have when the server stops.")],
+        30.0,
+    ),
+}
+_PLACES = ("host", "port", "name", "keys", "admin_keys")
+
 with_writing = with_group("writing", WRITING)
+with_listening = with_group("listening", LISTENING)
 with_judging = with_group("judging", JUDGING)
 with_official = with_group("official", OFFICIAL)
 
@@ -300,3 +342,13 @@ def settings_of(writing: Mapping[str, Any]) -> GenerationSettings:
         except ValueError:
             raise UsageError(f'--filter is {writing["where"]!r}; expected JSON such as {{"lang": "en"}}') from None
     return GenerationSettings(**{**writing, "where": where})
+
+
+def listening_of(options: Mapping[str, Any]) -> Listening:
+    """Return where to listen, as the options of `LISTENING` say it."""
+    from cosup.serve import Listening
+
+    limits = tuple((name, value) for name, value in options.items() if name not in (*_PLACES, "origins"))
+    return Listening(
+        **{name: options[name] for name in _PLACES}, origins=tuple(options["origins"] or ()), limits=limits
+    )

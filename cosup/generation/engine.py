@@ -141,6 +141,10 @@ class Engine:
             raise InputError(f"question '{question.id}' has an empty list of candidates; leave it out to search all")
         return Row(question, prompt, self.model.control, settings, length, self._drafter(settings))
 
+    def prompt(self, question: Question) -> list[int]:
+        """Return the token ids of a question's prompt with a `[Ret]` behind it. Raises `InputError`: it is too long."""
+        return [*self._prompts.ids(question, self._prompts.length(self.settings)), self.model.control.ret]
+
     def events(self, row: Row) -> EventStream:
         """Return what tells the events of a row."""
         return EventStream(row, self._decode, self.retriever.passage)

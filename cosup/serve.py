@@ -1,0 +1,106 @@
+"""What `cosup serve` does: open a pair with its index, and put both behind HTTP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosup.errors import CosupError
+from cosup.shell import Shell
+
+if TYPE_CHECKING:
+    from cosup.generation.settings import GenerationSettings
+    from cosup.modeling import CoSupervisedModel
+
+NEEDED = ("fastapi", "pydantic", "prometheus_client", "uvicorn")
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where to listen and who may ask, as the command line says it.
+
+    Attributes:
+        host: address to bind to.
+        port: 0 takes a free one.
+        name: of the model in requests; None takes that of its folder.
+        keys: file of API keys.
+        admin_keys: file of keys that may change the corpus.
+        origins: pages of other sites that may ask.
+        limits: fields of `Limits` that are not its defaults.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    name: str | None = None
+    keys: Path | None = None
+    admin_keys: Path | None = None
+    origins: tuple[str, ...] = ()
+    limits: tuple[tuple[str, Any], ...] = ()
+
+
+def check_installed() -> None:
+    """Refuse to go on without the packages of the extra. Raises `CosupError`."""
+    from importlib.util import find_spec
+
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise CosupError(f"serving needs {missing[0]}, which is not installed; pip install 'cosup[serve]'")
+
+
+def serve(
+    shell: Shell,
+    places: tuple[Path, str],
+    settings: GenerationSettings,
+    listening: Listening,
+    load: Callable[[Path], CoSupervisedModel],
+) -> None:
+    """Serve a pair until it is told to stop.
+
+    Args:
+        shell: where the address is told.
+        places: model folder and index.
+        settings: how to write where a request does not say otherwise.
+        listening: see there.
+        load: checks a model folder and loads it.
+
+    Raises:
+        UsageError, InputError: something cannot be used.
+        CosupError: a package is missing, or the address cannot be bound to.
+    """
+    check_installed()
+    from cosup.serving.app import Served
+    from cosup.serving.corpus import Corpus
+    from cosup.serving.runner import Runner
+    from cosup.serving.server import run_server
+    from cosup.serving.settings import ADMIN_KEYS_VARIABLE, KEYS_VARIABLE, Limits, ServeSettings, read_keys
+
+    own = ServeSettings(
+        host=listening.host,
+        port=listening.port,
+        name=listening.name or _name_of(places[0]),
+        keys=read_keys(os.environ.get(KEYS_VARIABLE), listening.keys),
+        admin_keys=read_keys(os.environ.get(ADMIN_KEYS_VARIABLE), listening.admin_keys),
+        origins=listening.origins,
+        limits=replace(Limits(), **dict(listening.limits)),
+    )
+    corpus = Corpus(places[1], load(places[0]), settings)
+    runner = Runner(corpus.engine(), own.limits, lambda: len(corpus))
+
+    def announce(address: str) -> None:
+        shell.note(f"{own.name} over {len(corpus):,} passages; the page: {address}  the API: {address}/v1")
+        if own.is_open:
+            shell.note(
+                f"no API key is set: only this machine can ask ({KEYS_VARIABLE} or --api-keys FILE lets others in)"
+            )
+        shell.result(address)
+
+    run_server(Served(own, corpus, runner), announce)
+
+
+def _name_of(folder: Path) -> str:
+    """Return what to call a model: its folder's name, or that of the run whose `model` it is."""
+    place = folder.resolve()
+    return (place.parent.name if place.name == "model" else place.name) or "cosup"
