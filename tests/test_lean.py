@@ -172,3 +172,26 @@ print(pages * os.sysconf("SC_PAGE_SIZE") > 200_000_000 + int(sys.argv[1]))
 
     assert run() == ["True", "True"]
     assert run(MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"
+
+
+def test_what_was_kept_is_given_back(tmp_path: Any) -> None:
+    """A process that has trained and goes on with other work does not hold the peak of its training."""
+    program = """
+import gc, os, torch
+from cosup.training.heap import give_back_freed_memory, keep_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+if keep_freed_memory():
+    before = resident()
+    tensors = [torch.ones(1 << 20) for _ in range(64)]
+    del tensors
+    gc.collect()
+    assert resident() - before > 200e6
+    assert give_back_freed_memory()
+    assert resident() - before < 50e6
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

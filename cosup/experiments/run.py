@@ -241,6 +241,7 @@ def _run(experiment: Experiment, step: Step, load: Load, bars: Bars, made: Mappi
 def _train(
     experiment: Experiment, recipe: Recipe, report: Callable[[int, int, str], None], made: Mapping[str, Any]
 ) -> None:
+    from cosup.training.heap import give_back_freed_memory
     from cosup.training.run import train
 
     folder = folder_of(recipe)
@@ -251,6 +252,7 @@ def _train(
         train(recipe, report, watcher)
     write_json(folder / MADE, {"seconds": _json(folder / SECONDS), **made})
     gc.collect()  # optimizer states are large
+    give_back_freed_memory()
 
 
 def _trained(recipe: Recipe) -> dict[str, Any]:

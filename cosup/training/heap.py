@@ -27,3 +27,14 @@ def keep_freed_memory() -> bool:
         return False
     wanted = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, 64 << 20))
     return all(bool(mallopt(name, value)) for name, value in wanted)
+
+
+def give_back_freed_memory() -> bool:
+    """Give the system what was kept, after a training in a process that goes on with other work; whether any was.
+
+    Collect garbage first: trainers are freed by the collector alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim is not None and bool(trim(0))
