@@ -191,7 +191,8 @@ class Runner:
             try:
                 result = work(self.engine)
             except Exception as error:  # noqa: BLE001 - whatever it is, the request that asked is told
-                _tell(loop, _fail, future, error)
+                told = error if isinstance(error, ApiError | CosupError) else _failure(error)
+                _tell(loop, _fail, future, told)
             else:
                 _tell(loop, _fulfil, future, result)
             self._release(1)
@@ -263,8 +264,8 @@ class Runner:
             row = lane.engine.row(job.question, job.settings)
             for passage_id in job.question.candidates or ():
                 lane.engine.retriever.passage(passage_id)
-        except CosupError as error:
-            self._deliver([(job, error)])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on
+            self._deliver([(job, error if isinstance(error, CosupError) else _failure(error))])
             return
         job.row, job.prompt_tokens = row, len(row.pending)
         job.stream = lane.engine.events(row) if job.live else None
@@ -370,10 +371,9 @@ class Runner:
 
     def _fail(self, lane: _Lane, error: Exception) -> None:
         """Tell all answers of a batch that it failed, and go on with an empty one."""
-        logger.error("a step of the generator failed: %s: %s", type(error).__name__, error)
         failed, lane.jobs = list(lane.jobs.values()), {}
         lane.scheduler = lane.engine.scheduler(self.limits.batch_size)
-        told = ApiError(500, f"the generator failed ({type(error).__name__}); see the server's log", code="engine")
+        told = _failure(error)
         self._deliver([(job, told) for job in failed])
         self.metrics.finished.labels("error").inc(len(failed))
 
@@ -403,6 +403,12 @@ class _Timed:
     def passage(self, passage_id: str) -> Passage:
         """Look up a passage."""
         return self.inner.passage(passage_id)
+
+
+def _failure(error: Exception) -> ApiError:
+    """Log what nobody foresaw, and return what clients are told of it."""
+    logger.error("the engine failed: %s: %s", type(error).__name__, error, exc_info=error)
+    return ApiError(500, f"the engine failed ({type(error).__name__}); see the server's log", code="engine")
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:

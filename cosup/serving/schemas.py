@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = StrictBool | StrictInt | Number | StrictStr
@@ -12,9 +13,32 @@ PassageId = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class Request(BaseModel):
-    """What clients send: fields that are not known are refused by name."""
+    """What clients send: fields that are not known are refused by name, and texts that no UTF-8 can hold."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_texts(cls, record: Any) -> Any:
+        for text in _texts_in(record):
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                raise ValueError("a text has half a surrogate pair, which is no UTF-8") from None
+        return record
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yield every text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts_in(inner)
 
 
 # -- chat ------------------------------------------------------------------------------------------------------------

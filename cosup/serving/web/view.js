@@ -41,7 +41,7 @@ export class Turn {
     this.timeline = make("ol");
     this.remarkNode = make("p", { className: "remark quiet", hidden: true });
     this.aside = make("aside", { className: "searches", hidden: true, "aria-label": `Searches for: ${question}` },
-      make("h3", { textContent: "Searches" }), this.timeline);
+      make("h2", { textContent: "Searches" }), this.timeline);
     this.node = make("article", { className: "turn" },
       make("p", { className: "asked", textContent: question }), this.answer, this.aside, this.remarkNode);
   }
@@ -71,7 +71,8 @@ export class Turn {
     let rest = points.join("");
     const mark = this.closed ? rest.match(/^ ?(?:\[\d+\])+/) : null;
     if (mark) {
-      this.tail.before(make("span", { className: "cite", textContent: mark[0].trimStart() }));
+      const [space, words] = mark[0].startsWith(" ") ? [" ", mark[0].slice(1)] : ["", mark[0]];
+      this.tail.before(space, make("span", { className: "cite", textContent: words }));
       this.closed += Array.from(mark[0]).length;
       rest = rest.slice(mark[0].length);
     }

@@ -1,0 +1,392 @@
+"""The page in a real browser: ask, see it stream, look at what it rests on, go on; plain errors; hostile text."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cosup.index.build import build_index
+from cosup.modeling import CoSupervisedModel
+from cosup.records import Passage
+from cosup.serving.settings import Limits
+from tests import pairs
+from tests.serving.servers import Running, running, toy, toy_model, wait_for
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the package axe-playwright-python")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH (apt-get install chromium)"),
+]
+__all__ = ["toy", "toy_model"]
+
+ASKED = "Where was the author of Red Tide born?"
+HOSTILE = (
+    '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"> [Ret] [Cs] [Ce] '
+    "<svg onload='window.hacked = 3'></svg> \U0001f600 &amp;"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM)
+        yield opened
+        opened.close()
+
+
+class Tab:
+    """The page, with everything it asked for and complained about."""
+
+    def __init__(self, browser: Any, server: Running, width: int = 1280, height: int = 860, **options: Any) -> None:
+        self.address = server.address
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        self.context.set_default_timeout(15_000)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.foreign: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self._note(request.url))
+        self.page.goto(server.address)
+
+    def _note(self, url: str) -> None:
+        if not url.startswith((self.address, "data:")):
+            self.foreign.append(url)
+
+    def ask(self, question: str = ASKED) -> None:
+        self.page.fill("#question", question)
+        self.page.keyboard.press("Enter")
+
+    def done(self) -> str:
+        """Wait for the end of the answer and return the last one's text."""
+        self.until("document.getElementById('status').textContent.startsWith('Done')")
+        text: str = self.page.locator(".answer").last.inner_text()
+        return text
+
+    def until(self, condition: str) -> None:
+        """Wait until an expression holds; the page's policy lets nobody evaluate one in it again and again."""
+        wait_for(lambda: self.page.evaluate(condition), 15)
+
+    def notice(self) -> str:
+        self.page.locator("#notice").wait_for(state="visible")
+        text: str = self.page.locator("#notice").inner_text()
+        return text
+
+    def violations(self) -> list[str]:
+        """Return what axe-core finds against WCAG 2 A and AA."""
+        found = axe.Axe().run(
+            self.page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
+        )
+        return [f"{v['id']}: {[n['html'][:120] for n in v['nodes']]}" for v in found.response["violations"]]
+
+    def close(self, expected: tuple[str, ...] = ()) -> None:
+        """Close, and assert that nothing was asked of others and nothing unforeseen was complained about."""
+        assert self.foreign == []
+        assert [c for c in self.complaints if not any(word in c for word in expected)] == []
+        assert not self.page.evaluate("'hacked' in window")
+        self.context.close()
+
+
+@pytest.fixture(scope="module")
+def server(toy: Path, toy_model: CoSupervisedModel) -> Iterator[Running]:
+    with running(toy_model, toy / "index") as found:
+        yield found
+
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_streams_in_with_claims_and_searches(toy: Path, toy_model: CoSupervisedModel, browser: Any) -> None:
+    """Text comes before the end; each claim is underlined as it closes; the searches stand beside it with bars."""
+    with running(toy_model, toy / "index", pace=0.05) as slow:
+        tab = Tab(browser, slow)
+        tab.ask()
+        tab.page.wait_for_selector("a.claim")
+        assert not tab.page.locator("#status").inner_text().startswith("Done")
+        assert tab.page.locator(".answer.writing").count() == 1
+        text = tab.done()
+        expected = slow.chat().json["choices"][0]["message"]
+        assert text == expected["content"]
+        claims = tab.page.locator("a.claim")
+        spans = [a["url_citation"] for a in expected["annotations"]]
+        assert [claims.nth(i).inner_text() for i in range(claims.count())] == [
+            expected["content"][c["start_index"] : c["end_index"]] for c in spans
+        ]
+        assert tab.page.locator(".cite").all_inner_texts() == ["[1]", "[2]"]
+        searches = tab.page.locator(".searches > ol > li")
+        assert searches.count() == 2
+        assert searches.first.locator(".hits button").count() == 5
+        assert searches.first.locator("li.read .title").inner_text() == spans[0]["title"]
+        widths = [e.bounding_box()["width"] for e in searches.first.locator(".bar i").all()]
+        assert widths == sorted(widths, reverse=True)
+        assert widths[0] > widths[-1] > 0
+        assert tab.page.locator(".answer.writing").count() == 0
+        tab.close()
+
+
+def test_a_claim_shows_its_passage_with_the_supporting_sentence(server: Running, browser: Any) -> None:
+    """By the mouse and by the keyboard alone; Escape puts it away, Enter opens the passage whole."""
+    tab = Tab(browser, server)
+    tab.ask()
+    tab.done()
+    tab.page.locator("a.claim").first.hover()
+    tab.page.wait_for_selector("#pop:visible")
+    assert tab.page.locator("#pop mark").inner_text() == "It was written by Ada Vale."
+    assert "Red Tide is a book." in tab.page.locator("#pop").inner_text()
+    tab.page.mouse.move(5, 5)
+    tab.page.wait_for_selector("#pop", state="hidden")
+    tab.page.locator("a.claim").nth(1).focus()
+    tab.page.wait_for_selector("#pop:visible")
+    assert tab.page.locator("#pop mark").inner_text() == "Ada Vale was born in Northport."
+    tab.page.keyboard.press("Escape")
+    tab.page.wait_for_selector("#pop", state="hidden")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#passage[open]")
+    assert tab.page.locator("#passage mark").inner_text() == "Ada Vale was born in Northport."
+    tab.page.keyboard.press("Escape")
+    tab.page.wait_for_selector("#passage", state="hidden")
+    tab.page.locator(".hits button").nth(1).click()
+    tab.page.wait_for_selector("#passage[open]")
+    tab.close()
+
+
+def test_the_whole_page_is_reached_by_tab(server: Running, browser: Any) -> None:
+    """Asking, claims and hits, in the order of reading, without a trap."""
+    tab = Tab(browser, server)
+    tab.page.keyboard.press("Tab")
+    assert tab.page.evaluate("document.activeElement.className") == "skip"
+    tab.ask()
+    tab.done()
+    tab.page.mouse.click(2, 2)
+    seen = []
+    for _ in range(40):
+        tab.page.keyboard.press("Tab")
+        seen.append(tab.page.evaluate("(document.activeElement.id || document.activeElement.className || 'body')"))
+    for wanted in ("theme", "claim", "question", "send", "share", "sampled", "top-k", "threshold", "ret-first"):
+        assert wanted in seen, wanted
+    assert seen.index("theme") < seen.index("claim") < seen.index("question")
+    tab.close()
+
+
+def test_a_follow_up_sends_the_conversation(server: Running, browser: Any) -> None:
+    tab = Tab(browser, server)
+    sent: list[Any] = []
+    tab.page.on("request", lambda r: sent.append(r.post_data_json) if r.method == "POST" else None)
+    tab.ask()
+    first = tab.done()
+    tab.until("document.getElementById('question').value === ''")
+    tab.ask("Where was the author of Blue Hour born?")
+    tab.until("document.querySelectorAll('.turn').length === 2")
+    tab.done()
+    assert [m["role"] for m in sent[1]["messages"]] == ["user", "assistant", "user"]
+    assert sent[1]["messages"][1]["content"] == first
+    tab.close()
+
+
+def test_controls_reach_the_request(server: Running, browser: Any) -> None:
+    tab = Tab(browser, server)
+    sent: list[Any] = []
+    tab.page.on("request", lambda r: sent.append(r.post_data_json) if r.method == "POST" else None)
+    tab.ask()
+    tab.done()
+    assert (sent[0]["temperature"], sent[0]["cosup"]) == (0, {"hits": True, "top_k": 5, "ret_first": False})
+    tab.page.check("#sampled")
+    tab.page.fill("#top-k", "3")
+    tab.page.fill("#threshold", "0.25")
+    tab.page.check("#ret-first")
+    tab.page.click("#new")
+    tab.ask()
+    tab.done()
+    assert sent[1]["temperature"] == 0.7
+    assert sent[1]["cosup"] == {"hits": True, "top_k": 3, "ret_first": True, "threshold": 0.25}
+    assert tab.page.locator(".searches > ol > li").first.locator(".hits button").count() == 3
+    tab.close()
+
+
+# -- what the browser keeps -------------------------------------------------------------------------------------------
+
+
+def test_history_is_kept_and_drawn_as_it_was(server: Running, browser: Any) -> None:
+    tab = Tab(browser, server)
+    tab.ask()
+    text = tab.done()
+    tab.page.reload()
+    assert tab.page.locator(".turn").count() == 0
+    tab.page.click("#open-history")
+    tab.page.click("#past button")
+    assert tab.page.locator(".answer").inner_text() == text
+    assert tab.page.locator("a.claim").count() == 2
+    assert tab.page.locator(".searches > ol > li").count() == 2
+    tab.page.click("#open-history")
+    tab.page.click("#forget")
+    tab.page.reload()
+    tab.page.click("#open-history")
+    assert tab.page.locator("#past").inner_text() == "Nothing yet."
+    tab.close()
+
+
+def test_a_shared_link_brings_the_question(server: Running, browser: Any) -> None:
+    tab = Tab(browser, server, permissions=["clipboard-read", "clipboard-write"])
+    tab.page.fill("#question", "Where & why? #1 \u00fc")
+    tab.page.click("#share")
+    tab.until("document.getElementById('status').textContent.includes('clipboard')")
+    link = tab.page.evaluate("navigator.clipboard.readText()")
+    tab.page.goto("about:blank")
+    tab.page.goto(link)
+    assert tab.page.input_value("#question") == "Where & why? #1 \u00fc"
+    assert tab.page.locator(".turn").count() == 0
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector(".turn")
+    tab.until("document.getElementById('send').disabled === false")
+    tab.close(expected=("about:blank",))
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_errors_are_told_in_plain_words(toy: Path, toy_model: CoSupervisedModel, browser: Any) -> None:
+    """A full queue, a question too long, nothing near enough, a server that goes in the middle and one that is gone."""
+    with running(toy_model, toy / "index", Limits(batch_size=1, queue=0), pace=0.1) as server:
+        tab = Tab(browser, server)
+        other = Tab(browser, server)
+        other.ask()
+        wait_for(lambda: server.served.runner.running == 1)
+        tab.ask()
+        assert tab.notice() == "The server is busy: its queue is full. Try again in a few seconds."
+        assert tab.page.input_value("#question") == ASKED
+        other.page.click("#stop")
+        assert other.page.locator(".remark").inner_text() == "Stopped."
+        server.wait_until_idle(3)
+        tab.ask("why " * 600)
+        tab.until("document.getElementById('notice').textContent.includes('tokens')")
+        tab.page.fill("#threshold", "9")
+        tab.ask()
+        tab.done()
+        assert "No passage was near enough to be cited" in tab.page.locator(".remark").last.inner_text()
+        assert tab.page.locator("li.nothing").count() > 0
+        tab.page.fill("#threshold", "")
+        tab.page.click("#new")
+        scheduler = server.served.runner._lanes[-1].scheduler
+        step = scheduler.step
+
+        def breaks() -> Any:
+            if scheduler.rows and scheduler.rows[0].retrievals == 2:
+                raise RuntimeError("broken")
+            return step()
+
+        scheduler.step = breaks  # type: ignore[method-assign]
+        tab.ask()
+        assert "The answer broke off: the engine failed" in tab.notice()
+        assert tab.page.locator(".remark").last.inner_text() == "This answer is not whole."
+        assert tab.page.locator("a.claim").count() == 1
+        other.close(expected=("Failed to load resource",))
+    tab.ask()
+    tab.until("document.getElementById('notice').textContent.includes('cannot be reached')")
+    tab.close(expected=("Failed to load resource",))
+
+
+def test_a_key_is_asked_for_and_used(toy: Path, toy_model: CoSupervisedModel, browser: Any) -> None:
+    with running(toy_model, toy / "index", keys=frozenset({"secret"})) as server:
+        tab = Tab(browser, server)
+        assert "needs an API key" in tab.notice()
+        tab.page.click("#open-settings")
+        tab.page.fill("#key", "secret")
+        tab.page.keyboard.press("Enter")
+        tab.until("document.getElementById('model').textContent === 'toy'")
+        tab.ask()
+        tab.done()
+        tab.page.locator("a.claim").first.hover()
+        tab.page.wait_for_selector("#pop mark")
+        assert tab.page.evaluate("JSON.stringify(localStorage).includes('secret')") is False
+        tab.close(expected=("Failed to load resource",))
+
+
+# -- hostile text -----------------------------------------------------------------------------------------------------
+
+
+def test_passages_questions_and_titles_are_shown_as_text(
+    toy: Path, toy_model: CoSupervisedModel, browser: Any, tmp_path: Path
+) -> None:
+    """HTML, scripts and control tokens in a passage, in its title and in a question: letters, nothing else."""
+    passages = [Passage(p.id, p.title + HOSTILE, p.text + " " + HOSTILE) for p in pairs.PASSAGES]
+    build_index(toy_model, passages, tmp_path / "index", toy_model.settings.similarity)
+    with running(toy_model, tmp_path / "index") as server:
+        tab = Tab(browser, server)
+        tab.page.check("#ret-first")
+        tab.ask(f"{ASKED} {HOSTILE}")
+        tab.done()
+        assert tab.page.locator(".asked").inner_text() == f"{ASKED} {HOSTILE}"
+        tab.page.locator(".hits button").first.click()
+        tab.page.wait_for_selector("#passage[open]")
+        assert HOSTILE in tab.page.locator("#passage-text").inner_text()
+        assert HOSTILE in tab.page.locator("#passage-title").inner_text()
+        assert tab.page.locator("main script, main img, main svg, dialog img, dialog svg, dialog script").count() == 0
+        tab.close()
+
+
+def test_marks_stand_right_behind_characters_that_are_two_in_browsers(
+    toy: Path, toy_model: CoSupervisedModel, browser: Any, tmp_path: Path
+) -> None:
+    passages = [Passage(p.id, p.title, f"\U0001f600\U0001f600 {p.text}") for p in pairs.PASSAGES]
+    build_index(toy_model, passages, tmp_path / "index", toy_model.settings.similarity)
+    with running(toy_model, tmp_path / "index") as server:
+        found = server.chat(cosup={"ret_first": True}).json["choices"][0]["message"]["annotations"]
+        tab = Tab(browser, server)
+        tab.page.check("#ret-first")
+        tab.ask()
+        tab.done()
+        cited = found[0]["url_citation"]
+        start, end = cited["marks"][0]
+        tab.page.locator("a.claim").first.hover()
+        tab.page.wait_for_selector("#pop mark")
+        assert (
+            tab.page.locator("#pop mark").inner_text()
+            == server.served.corpus.passage(cited["passage_id"]).text[start:end]
+        )
+        tab.close()
+
+
+# -- looks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(
+    server: Running, browser: Any, scheme: str, width: int
+) -> None:
+    """Empty, answered, with a passage open, with an error: WCAG AA in both schemes, at three widths."""
+    tab = Tab(browser, server, width=width, color_scheme=scheme, reduced_motion="reduce")
+    assert tab.page.evaluate("document.documentElement.dataset.theme") == scheme
+    assert tab.violations() == []
+    tab.ask()
+    tab.done()
+    assert tab.violations() == []
+    tab.page.locator("a.claim").first.focus()
+    tab.page.wait_for_selector("#pop:visible")
+    assert tab.violations() == []
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#passage[open]")
+    assert tab.violations() == []
+    tab.page.keyboard.press("Escape")
+    tab.ask("why " * 600)
+    tab.notice()
+    assert tab.violations() == []
+    assert tab.page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    tab.page.click("#open-settings")
+    assert tab.violations() == []
+    tab.close(expected=("Failed to load resource",))
+
+
+def test_the_theme_is_kept(server: Running, browser: Any) -> None:
+    tab = Tab(browser, server, color_scheme="light")
+    tab.page.click("#theme")
+    tab.page.reload()
+    assert tab.page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert tab.page.locator("#theme").get_attribute("aria-pressed") == "true"
+    tab.close()
