@@ -157,7 +157,7 @@ def test_a_claim_shows_its_passage_with_the_supporting_sentence(server: Running,
 
 
 def test_the_whole_page_is_reached_by_tab(server: Running, browser: Any) -> None:
-    """Asking, claims and hits, in the order of reading, without a trap."""
+    """Asking, claims and hits, in the order of reading, without a trap; on a narrow screen the options unfold."""
     tab = Tab(browser, server)
     tab.page.keyboard.press("Tab")
     assert tab.page.evaluate("document.activeElement.className") == "skip"
@@ -179,13 +179,22 @@ def test_a_follow_up_sends_the_conversation(server: Running, browser: Any) -> No
     sent: list[Any] = []
     tab.page.on("request", lambda r: sent.append(r.post_data_json) if r.method == "POST" else None)
     tab.ask()
+    tab.done()
+    tab.page.click("#new")
+    tab.page.check("#follow")
+    tab.ask()
     first = tab.done()
     tab.until("document.getElementById('question').value === ''")
     tab.ask("Where was the author of Blue Hour born?")
     tab.until("document.querySelectorAll('.turn').length === 2")
     tab.done()
-    assert [m["role"] for m in sent[1]["messages"]] == ["user", "assistant", "user"]
-    assert sent[1]["messages"][1]["content"] == first
+    assert [m["role"] for m in sent[2]["messages"]] == ["user", "assistant", "user"]
+    assert sent[2]["messages"][1]["content"] == first
+    tab.page.uncheck("#follow")
+    tab.ask()
+    tab.until("document.querySelectorAll('.turn').length === 3")
+    tab.done()
+    assert [m["role"] for m in sent[3]["messages"]] == ["user"]
     tab.close()
 
 

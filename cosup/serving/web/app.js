@@ -88,7 +88,7 @@ function notice(error) {
 function say(words) { at("status").textContent = words; }
 
 function requestFor(text) {
-  const earlier = turns.flatMap((turn) => [
+  const earlier = !at("follow").checked ? [] : turns.flatMap((turn) => [
     { role: "user", content: turn.question }, { role: "assistant", content: turn.text },
   ]);
   const threshold = at("threshold").value;
@@ -121,7 +121,7 @@ async function ask(text) {
   running = new AbortController();
   asking(true);
   say("Asked; waiting for the first words.");
-  turn.node.scrollIntoView({ block: "nearest" });
+  scrollTo({ top: document.documentElement.scrollHeight });
   try {
     if (!model) request.model = model = await api.modelName(store.key());
     await api.answer(request, store.key(), running.signal, (chunk) => take(turn, chunk));
@@ -141,6 +141,8 @@ async function ask(text) {
 
 function take(turn, chunk) {
   const delta = chunk.choices[0]?.delta ?? {};
+  const all = document.documentElement;
+  const atEnd = all.scrollHeight - scrollY - innerHeight < 120; // then the end stays in sight as it grows
   if (delta.content) turn.write(delta.content);
   if (delta.annotations?.length) turn.cite(delta.annotations);
   if (chunk.cosup?.retrieval) {
@@ -149,6 +151,7 @@ function take(turn, chunk) {
     say(read ? `Reading ${hits.slice(0, read).map((hit) => hit.title || hit.passage_id).join(", ")}.` : "Found nothing near enough.");
   }
   if (chunk.cosup?.finish_reason) turn.end(chunk.cosup.finish_reason);
+  if (atEnd && all.scrollHeight - scrollY - innerHeight > 0) scrollTo({ top: all.scrollHeight });
 }
 
 const REASONS = {
@@ -162,6 +165,7 @@ function conclude(turn) {
   if (REASONS[turn.outcome]) turn.remark(REASONS[turn.outcome]);
   else if (!cited && turn.searches.length) turn.remark("No passage was near enough to be cited; nothing of this answer rests on one.");
   else if (!cited) turn.remark("The model answered without a search; nothing of this answer rests on a passage.");
+  if (turn.node.getBoundingClientRect().top < 0) turn.node.scrollIntoView({ block: "start" });
   say(`Done: ${turn.searches.length} ${turn.searches.length === 1 ? "search" : "searches"}, ${cited} ${cited === 1 ? "passage" : "passages"} cited.`);
   store.keep({ id: conversation, when: Date.now(), turns: turns.map((kept) => kept.toRecord()) });
 }
@@ -230,6 +234,14 @@ async function greet() {
     at("notice").hidden = false;
   }
 }
+
+// On a narrow screen the options are behind their name; on a wide one they always show.
+const wide = matchMedia("(min-width: 52.01rem)");
+const fold = () => { at("options").open = wide.matches; };
+wide.addEventListener("change", fold);
+fold();
+at("follow").checked = store.followsUp();
+at("follow").addEventListener("change", () => store.keepFollowsUp(at("follow").checked));
 
 takeLink();
 greet();

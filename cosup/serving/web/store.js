@@ -29,5 +29,7 @@ export function keep(conversation) {
 export const forget = () => write(localStorage, HISTORY, []);
 export const theme = () => read(localStorage, "cosup.theme", null);
 export const keepTheme = (name) => write(localStorage, "cosup.theme", name);
+export const followsUp = () => read(localStorage, "cosup.follow", false);
+export const keepFollowsUp = (value) => write(localStorage, "cosup.follow", value);
 export const key = () => read(sessionStorage, "cosup.key", "");
 export const keepKey = (value) => write(sessionStorage, "cosup.key", value);
