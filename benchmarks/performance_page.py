@@ -5,8 +5,9 @@
 Reads `training.json` and `training_loss.json` (training.py), `embedding.json` and `embedding_small.json`
 (embedding.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json` (gpu_training.py),
 `two_nodes.json` (two_nodes.py), `retrieval.json` (retrieval.py), `answering.json`, `answering_bf16.json` and
-`answering_demo.json` (answering.py), `gpu_decoding.json` (gpu_decoding.py), `evaluation.json` (evaluation.py). A
-section whose record is not there stays as it is on the page: no machine has measured everything.
+`answering_demo.json` (answering.py), `gpu_decoding.json` (gpu_decoding.py), `evaluation.json` (evaluation.py) and
+`serving.json` (serving.py). A section whose record is not there stays as it is on the page: no machine has measured
+everything.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from answering import table as answering_table
 from embedding import table as embedding_table
 from evaluation import table as evaluation_table
 from gpu_decoding import table as decoding_table
+from serving import table as serving_table
 from training import table
 
 Record = Mapping[str, Any]
@@ -290,6 +292,20 @@ def evaluation(record: Record) -> list[str]:
     ]
 
 
+def serving(record: Record) -> list[str]:
+    """Load on a server."""
+    return [
+        "## Serving",
+        "",
+        "`cosup serve` with its defaults, a process of its own, asked over HTTP on this machine by clients that send "
+        f"the next question as soon as the last is answered, for {record['settings']['seconds']:g} seconds each. Server "
+        f"and clients share the processor. The server ends with {record['resident_gb']:.2f} GB resident.",
+        "",
+        *serving_table(record),
+        *origin(record),
+    ]
+
+
 SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "training": training,
     "training_loss": training_loss,
@@ -306,6 +322,7 @@ SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "answering_demo": answering,
     "gpu_decoding": decoding,
     "evaluation": evaluation,
+    "serving": serving,
 }
 
 

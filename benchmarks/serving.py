@@ -1,7 +1,6 @@
 """Load on a server: how many answers a second one client gets and how many many do, and how long each waits.
 
-    python benchmarks/serving.py --model runs/demo/model --index runs/demo/index --questions runs/demo/questions.jsonl \\
-      --json runs/performance/serving.json
+    python benchmarks/serving.py --model runs/demo/model --index runs/demo/index --questions runs/demo/questions.jsonl
 
 Starts `cosup serve` as a process of its own on a free port of this machine, with its defaults, and asks it over HTTP
 from clients that each send the next question as soon as the last is answered. Server and clients share the processor.
@@ -13,19 +12,24 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+from training import about
+
 from cosup.data.reading import read_questions
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 30.0
 
@@ -70,8 +74,8 @@ def server(model: Path, index: Path, *options: str) -> Iterator[tuple[int, subpr
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes]:
     """Send one request over an open connection; return status and body."""
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     length = next(int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length"))
     return int(lines[0].split()[1]), await reader.readexactly(length)
@@ -104,26 +108,49 @@ def body_of(question: str) -> bytes:
     return json.dumps({"model": "served", "messages": [{"role": "user", "content": question}]}).encode()
 
 
-def main() -> None:
-    """Measure as the command line says and print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "index", "questions"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
-    parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Ask with each number of clients; return the loads and the memory that the server ends with."""
     questions = [question.question for question in read_questions(args.questions)]
     with server(args.model, args.index, "--name", "served") as (port, process):
         asyncio.run(load(port, 4, questions, 2.0))  # warm
         loads = [asyncio.run(load(port, clients, questions, args.seconds)).to_dict() for clients in args.clients]
-        memory = Path(f"/proc/{process.pid}/status").read_text() if os.name == "posix" else ""
-    resident = next((int(line.split()[1]) / 1e6 for line in memory.splitlines() if line.startswith("VmRSS")), None)
-    text = json.dumps({"loads": loads, "resident_gb": resident}, indent=2)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1])
+    return {"loads": loads, "resident_gb": round(pages * os.sysconf("SC_PAGE_SIZE") / 1e9, 3)}
+
+
+def table(record: Mapping[str, Any]) -> list[str]:
+    """Return the figures as lines of Markdown."""
+    alone = record["loads"][0]["answers_per_second"]
+    lines = [
+        "| clients | answers | answers/s | of one client's | median, ms | p95, ms | refused (429) | other errors |"
+    ]
+    lines.append("|---:|" + "---:|" * 7)
+    for load_ in record["loads"]:
+        others = sum(count for status, count in load_["statuses"].items() if status not in ("200", "429"))
+        lines.append(
+            f"| {load_['clients']} | {load_['answers']:,} | {load_['answers_per_second']:.1f} "
+            f"| {load_['answers_per_second'] / alone:.1f}x | {1000 * load_['p50_seconds']:.0f} "
+            f"| {1000 * load_['p95_seconds']:.0f} | {load_['statuses'].get('429', 0)} | {others} |"
+        )
+    return lines
+
+
+def main() -> None:
+    """Measure, print the table, write the file."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logger.setLevel(logging.INFO)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for name in ("model", "index", "questions"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--json", type=Path, help="file to write")
+    found = parser.parse_args()
+    record = {"settings": {"seconds": found.seconds}, **about(sys.argv), **measure(found)}
+    logger.info("%s", "\n".join(table(record)))
+    if found.json:
+        found.json.parent.mkdir(parents=True, exist_ok=True)
+        found.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

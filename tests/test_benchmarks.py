@@ -22,7 +22,7 @@ from cosup.data.atlas import build_atlas
 from cosup.data.encoding import EncodedExample, Kind
 from cosup.data.writing import write_jsonl
 from cosup.records import Answer, Question
-from tests.pairs import BY_ID, EXAMPLES, TinyWorld, encoder, pair
+from tests.pairs import BY_ID, EXAMPLES, QUESTIONS, TinyWorld, encoder, pair
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import one another as scripts do
 
@@ -33,6 +33,7 @@ import gpu_decoding
 import gpu_training
 import performance_page
 import retrieval as retrieval_benchmark
+import serving as serving_benchmark
 import training as training_benchmark
 import two_nodes
 import yardstick
@@ -613,3 +614,30 @@ def test_the_page_is_not_written_without_records(tmp_path: Path, monkeypatch: py
     with pytest.raises(SystemExit, match=r"training\.json"):
         performance_page.main()
     assert not page.exists()
+
+
+# -- serving -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.bench
+def test_many_clients_get_far_more_answers_than_one(tmp_path: Path) -> None:
+    """A server under load with a pair that knows its questions: no error but 429, and a batch is worth its name.
+
+    The figures of the documents are of the demo's pair on an idle machine (8x at 32 clients); this holds half of that.
+    """
+    from tests.generation.conftest import train
+
+    train("llama", tmp_path)
+    write_jsonl(tmp_path / "questions.jsonl", QUESTIONS)
+    command = [sys.executable, str(BENCHMARKS / "serving.py"), "--model", "model", "--index", "index"]
+    more = ["--questions", "questions.jsonl", "--clients", "1", "32", "64", "--seconds", "5", "--json", "out.json"]
+    subprocess.run([*command, *more], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    record = json.loads((tmp_path / "out.json").read_text())
+    alone, many, most = record["loads"]
+    assert set(alone["statuses"]) == {"200"}
+    assert set(many["statuses"]) | set(most["statuses"]) <= {"200", "429"}
+    assert many["answers_per_second"] > 4 * alone["answers_per_second"]
+    assert most["p95_seconds"] < 10
+    page = performance_page.page({"serving": record}, {})
+    assert f"| 32 | {many['answers']:,} |" in page
+    assert serving_benchmark.table(record)[-1].endswith("| 0 | 0 |")

@@ -39,9 +39,11 @@ ANSWERING += [
     "--beam",
     "--beam-passages",
 ]
-ANSWERING += ["--retriever", "--query-text", "--query-prompt", "--passage-prompt"]
+RETRIEVERS = ["--retriever", "--query-text", "--query-prompt", "--passage-prompt"]
+SERVING = ["--host", "--port", "--name", "--api-keys", "--admin-keys", "--cors", "--batch-size", "--queue"]
+SERVING += ["--max-tokens", "--timeout", "--max-body", "--grace"]
 COMMANDS = {
-    "demo": ["--compare", "--help", "--output", "--seed"],
+    "demo": ["--compare", "--help", "--output", "--port", "--seed", "--serve"],
     "convert": ["--gold", "--help", "--passages", "FORMAT", "IN", "OUT"],
     "train": ["--help", "RECIPE"],
     "join": sorted(
@@ -62,14 +64,15 @@ COMMANDS = {
         "--replace",
         "--vector-dtype",
     ],
-    "ask": sorted([*ANSWERING, "--json", "QUESTION"]),
-    "generate": sorted([*ANSWERING, "--batch-size", "--output", "--questions"]),
+    "ask": sorted([*ANSWERING, *RETRIEVERS, "--json", "QUESTION"]),
+    "generate": sorted([*ANSWERING, *RETRIEVERS, "--batch-size", "--output", "--questions"]),
     "evaluate": sorted(
         "--predictions --questions --passages --output --against --format --suite --model --dtype --gold --citations"
         " --claims --mauve --rouge --no-rouge --at-most-citations --qampari --no-qampari --judge --judge-cache"
         " --judge-label --judge-threshold --judge-timeout --judge-parallel --judge-key-variable --help".split()
     ),
     "experiment": ["--dtype", "--help", "--plan", "--records", "--scale", "EXPERIMENT"],
+    "serve": sorted([*ANSWERING, *SERVING]),
     "info": ["--devices", "--examples", "--help", "--verify", "PATH"],
 }
 GLOBALS = ["--debug", "--help", "--quiet", "--version"]

@@ -268,7 +268,8 @@ class Runner:
             self._deliver([(job, error if isinstance(error, CosupError) else _failure(error))])
             return
         job.row, job.prompt_tokens = row, len(row.pending)
-        job.stream = lane.engine.events(row) if job.live else None
+        if job.live and job.settings.beam_size == 1:  # of a beam nothing is certain before the end
+            job.stream = lane.engine.events(row)
         lane.jobs[row.origin] = job
         lane.scheduler.add(row)
 
@@ -296,8 +297,10 @@ class Runner:
                 news += ((job, self._with_passages(lane, job, event)) for event in job.stream.news())
         for row in done:
             job = lane.jobs.pop(row.origin)
+            job.row = row  # of a beam, the best
             if job.stream is None:
-                news.append((job, self._with_passages(lane, job, Finished(lane.engine.answer(row)))))
+                ends = lane.engine.events(row).news() if job.live else [Finished(lane.engine.answer(row))]
+                news += ((job, self._with_passages(lane, job, event)) for event in ends)
             self._count(job, row, now)
         return news
 

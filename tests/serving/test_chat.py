@@ -189,6 +189,21 @@ def test_the_servers_own_settings_hold_where_a_request_says_nothing(toy: Any, to
     assert len(made["cosup"]["retrievals"][0]["hits"]) == 2
 
 
+def test_a_server_may_try_several_passages(toy: Any, toy_model: CoSupervisedModel) -> None:
+    """With a beam: whole and streamed alike, the engine's answer; in a stream all of it comes at the end."""
+    from tests.serving.servers import running
+
+    own = GenerationSettings(beam_size=2, beam_passages=2)
+    with running(toy_model, toy / "index", writing=own) as found:
+        expected = Engine(toy_model, found.served.corpus.index, own).generate([Question("question", ASKED)])[0]
+        whole = found.chat(ASKED).json
+        stream = found.chat(ASKED, stream=True).events
+        assert whole["choices"][0]["message"]["content"] == expected.text
+        assert "".join(c["delta"].get("content", "") for e in stream for c in e["choices"]) == expected.text
+        assert whole["usage"]["completion_tokens"] > 5
+        found.wait_until_idle()
+
+
 # -- conversations ----------------------------------------------------------------------------------------------------
 
 
