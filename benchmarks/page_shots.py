@@ -1,6 +1,6 @@
-"""Pictures of the page for the documents: `python benchmarks/page_shots.py --model M --index I --output docs/images`.
+"""Pictures of the page for the documents: what a served pair's answers look like in a headless Chromium.
 
-Asks real questions of a served pair in a headless Chromium and keeps what the page looks like.
+python benchmarks/page_shots.py --model runs/demo/model --index runs/demo/index --output docs/images
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 from serving import server
 
-QUESTION = "Where was the author of The Silver Lantern born?"
+QUESTIONS = [
+    "What is Copper Cove known for making?",
+    "Which river flows through the town that Daphne Ellis comes from?",
+]
 
 
 def shoot(page: Any, address: str, questions: list[str], path: Path, show: str = "") -> None:
@@ -39,7 +42,7 @@ def main() -> None:
     parser.add_argument("--question", action="append", default=[])
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    asked = args.question or [QUESTION]
+    asked = args.question or QUESTIONS
     with server(args.model, args.index) as (port, _), sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"))
         for name, width, height, scheme in (

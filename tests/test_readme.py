@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,18 +41,24 @@ def _run(language: str, code: str, folder: Path) -> str:
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     """Every marked block, after a demo of toy size in place of `make demo`; what they promise is there afterwards."""
     run_demo(tmp_path / "runs" / "demo", settings=TOY, console=Console(quiet=True))
-    printed = [_run(language, code, tmp_path) for language, code in BLOCKS]
+    try:
+        printed = [_run(language, code, tmp_path) for language, code in BLOCKS]
+    finally:
+        if (tmp_path / "serve.pid").is_file():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int((tmp_path / "serve.pid").read_text()), signal.SIGKILL)
     reports = ("runs/mine/model/cosup.json", "runs/mine/report/report.json", "runs/experiment/main.json")
     for made in (*reports, "runs/notes-index/index.json"):
         assert (tmp_path / made).is_file(), made
     assert (tmp_path / "notes.jsonl").read_text(encoding="utf-8").count("\n") == 2
     assert any("espresso" in text for text in printed)
+    assert any('"object":"chat.completion"' in text for text in printed)
 
 
 def test_every_kind_of_command_is_among_them() -> None:
     """The marked blocks call every command but the demo, so that none goes untested unseen."""
     code = "\n".join(code for _, code in BLOCKS)
-    for command in ("ask", "train", "index", "generate", "evaluate", "info", "convert", "experiment"):
+    for command in ("ask", "train", "index", "generate", "evaluate", "info", "convert", "experiment", "serve"):
         assert re.search(rf"^cosup {command} ", code, flags=re.MULTILINE), command
 
 
