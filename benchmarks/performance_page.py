@@ -297,9 +297,9 @@ def serving(record: Record) -> list[str]:
     return [
         "## Serving",
         "",
-        "`cosup serve` with its defaults, a process of its own, asked over HTTP on this machine by clients that send "
-        f"the next question as soon as the last is answered, for {record['settings']['seconds']:g} seconds each. Server "
-        f"and clients share the processor. The server ends with {record['resident_gb']:.2f} GB resident.",
+        "`cosup serve` with its defaults, a process of its own, asked over HTTP on this machine by clients that "
+        f"send the next question as soon as the last is answered, for {record['settings']['seconds']:g} seconds each. "
+        f"Server and clients share the processor. The server ends with {record['resident_gb']:.2f} GB resident.",
         "",
         *serving_table(record),
         *origin(record),
