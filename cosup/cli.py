@@ -140,7 +140,8 @@ def demo(
     if not ((places[0] / "cosup.json").is_file() and (output / "report.json").is_file()):
         run_demo(output, seed, compare, notes=shell.err)
     listening = serving.Listening(port=port, name="demo")
-    serving.serve(shell, places, GenerationSettings(), listening, lambda folder: _load_pair(folder, Dtype.auto))
+    load = lambda folder: _load_pair(folder, Dtype.auto)  # noqa: E731
+    serving.serve(shell, places, GenerationSettings(), listening, load, opens=True)
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +58,7 @@ def serve(
     settings: GenerationSettings,
     listening: Listening,
     load: Callable[[Path], CoSupervisedModel],
+    opens: bool = False,
 ) -> None:
     """Serve a pair until it is told to stop.
 
@@ -65,6 +68,7 @@ def serve(
         settings: how to write where a request does not say otherwise.
         listening: see there.
         load: checks a model folder and loads it.
+        opens: whether to open the page in the user's browser, where there is a terminal before a user.
 
     Raises:
         UsageError, InputError: something cannot be used.
@@ -96,6 +100,8 @@ def serve(
                 f"no API key is set: only this machine can ask ({KEYS_VARIABLE} or --api-keys FILE lets others in)"
             )
         shell.result(address)
+        if opens and sys.stdout.isatty():
+            webbrowser.open(address)
 
     run_server(Served(own, corpus, runner), announce)
 

@@ -67,6 +67,12 @@ class Message(BaseModel):
         return self.content or ""
 
 
+class TextFormat(Request):
+    """The only form of an answer."""
+
+    type: Literal["text"]
+
+
 class StreamOptions(BaseModel):
     """What a stream has beside the text."""
 
@@ -116,12 +122,18 @@ class ChatRequest(Request):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
     # Neutral values alone: anything else would be ignored silently.
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     logprobs: Literal[False] | None = None
     stop: Annotated[list[str], Field(max_length=0)] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    logit_bias: Annotated[dict[str, Number], Field(max_length=0)] | None = None
+    response_format: TextFormat | None = None
+    modalities: list[Literal["text"]] | None = None
 
 
 class UrlCitation(BaseModel):

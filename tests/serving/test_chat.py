@@ -257,6 +257,17 @@ def test_control_tokens_in_messages_stay_text(server: Running, answers: dict[str
     assert reply["usage"]["prompt_tokens"] == len(ids)
 
 
+def test_what_clients_send_by_habit_is_taken(server: Running) -> None:
+    """Fields that ask for what is so anyway, or for nothing that an answer could show."""
+    habits = {
+        "n": 1, "stop": None, "tools": [], "tool_choice": "none", "logit_bias": {}, "response_format": {"type": "text"},
+        "frequency_penalty": 0, "presence_penalty": 0.0, "logprobs": False, "user": "me", "metadata": {"a": "b"},
+        "store": False, "parallel_tool_calls": True, "modalities": ["text"], "reasoning_effort": "low",
+        "stream_options": None, "max_tokens": None, "seed": None, "temperature": None, "cosup": None,
+    }  # fmt: skip
+    assert server.chat(**habits).json["choices"] == server.chat().json["choices"]
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
