@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -27,15 +26,16 @@ from cosup.records import Passage, Question
 from cosup.serving import schemas as form
 from cosup.serving.chat import Reply, error_line, filter_of, question_of, settings_of
 from cosup.serving.corpus import Corpus, embed_passages, embed_queries
+from cosup.serving.document import document, errors_of, nobody_there, told
 from cosup.serving.errors import ApiError
 from cosup.serving.guard import Bounded, Counted, Guard
+from cosup.serving.jobs import Job
 from cosup.serving.metrics import CONTENT_TYPE
-from cosup.serving.runner import Job, Runner
+from cosup.serving.runner import Runner
 from cosup.serving.settings import ServeSettings
 from cosup.serving.streaming import ClientGoneError, EventStreamResponse, while_connected
 from cosup.version import __version__
 
-GONE = Response(status_code=499)  # nobody reads it
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -45,18 +45,6 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_WHAT = {
-    400: "The request cannot be used; the message says why.",
-    401: "The API key is missing or wrong.",
-    403: "The key may not do this, or the request comes from elsewhere.",
-    404: "There is no such model or passage.",
-    405: "The route does not take this method.",
-    408: "The request did not come in time.",
-    409: "The change does not fit the corpus.",
-    413: "The request is too large.",
-    429: "The queue is full; Retry-After says when to come back.",
-    503: "The server is stopping, or no place became free.",
-}
 
 
 @dataclass
@@ -107,10 +95,10 @@ def create_app(served: Served) -> FastAPI:
     )  # fmt: skip
     for router in (_chat_routes(served), _corpus_routes(served), _other_routes(served)):
         app.include_router(router)
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
     for kind in (ApiError, CosupError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, _told)
-    app.add_exception_handler(ClientGoneError, _nobody_there)
+        app.add_exception_handler(kind, told)
+    app.add_exception_handler(ClientGoneError, nobody_there)
     app.add_middleware(Bounded, limits=served.settings.limits)
     app.add_middleware(Guard, settings=served.settings)
     if served.settings.origins:
@@ -130,7 +118,7 @@ def _chat_routes(served: Served) -> APIRouter:
     @router.post(
         "/chat/completions",
         response_model=form.ChatResponse,
-        responses=_errors(400, 401, 403, 404, 408, 413, 429, 503)
+        responses=errors_of(400, 401, 403, 404, 408, 413, 429, 503)
         | {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
     )
     async def chat(asked: form.ChatRequest, request: Request) -> Any:
@@ -152,7 +140,7 @@ def _chat_routes(served: Served) -> APIRouter:
     @router.post(
         "/embeddings",
         response_model=form.EmbeddingResponse,
-        responses=_errors(400, 401, 403, 404, 408, 413, 429, 503),
+        responses=errors_of(400, 401, 403, 404, 408, 413, 429, 503),
     )
     async def embeddings(asked: form.EmbeddingRequest) -> form.EmbeddingResponse:
         """Embed passages (or questions, by `input_type`) in the space that the pair searches."""
@@ -170,12 +158,12 @@ def _chat_routes(served: Served) -> APIRouter:
         usage = form.EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
         return form.EmbeddingResponse(data=data, model=served.settings.name, usage=usage)
 
-    @router.get("/models", response_model=form.ModelList, responses=_errors(401, 403))
+    @router.get("/models", response_model=form.ModelList, responses=errors_of(401, 403))
     async def models() -> form.ModelList:
         """Name the model that is served."""
         return form.ModelList(data=[_model(served)])
 
-    @router.get("/models/{name}", response_model=form.ModelOut, responses=_errors(401, 403, 404))
+    @router.get("/models/{name}", response_model=form.ModelOut, responses=errors_of(401, 403, 404))
     async def model(name: str) -> form.ModelOut:
         """Say whether a model is served."""
         served.check_model(name)
@@ -239,9 +227,9 @@ def _model(served: Served) -> form.ModelOut:
 
 def _corpus_routes(served: Served) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["passages"])
-    changes = _errors(400, 401, 403, 404, 408, 409, 413, 429, 503)
+    changes = errors_of(400, 401, 403, 404, 408, 409, 413, 429, 503)
 
-    @router.post("/search", response_model=form.SearchResponse, responses=_errors(400, 401, 403, 408, 413, 429, 503))
+    @router.post("/search", response_model=form.SearchResponse, responses=errors_of(400, 401, 403, 408, 413, 429, 503))
     async def search(asked: form.SearchRequest) -> form.SearchResponse:
         """Find what a search right after a question would find, without writing an answer."""
         if not asked.query.strip():
@@ -259,7 +247,7 @@ def _corpus_routes(served: Served) -> APIRouter:
 
         return form.SearchResponse(data=await served.runner.call(found))
 
-    @router.get("/passages/{passage_id:path}", response_model=form.PassageOut, responses=_errors(401, 403, 404))
+    @router.get("/passages/{passage_id:path}", response_model=form.PassageOut, responses=errors_of(401, 403, 404))
     async def passage(passage_id: str) -> form.PassageOut:
         """Return a passage of the corpus."""
         return _shown(served.corpus.passage(passage_id))
@@ -304,14 +292,14 @@ def _other_routes(served: Served) -> APIRouter:
         """Say that the server is there."""
         return form.Health(status="ok")
 
-    @router.get("/readyz", response_model=form.Health, responses=_errors(503))
+    @router.get("/readyz", response_model=form.Health, responses=errors_of(503))
     async def readyz() -> form.Health:
         """Say whether answers are taken."""
         if not served.runner.ready:
             raise ApiError(503, "the server is stopping", code="stopping")
         return form.Health(status="ok")
 
-    @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **_errors(401, 403)})
+    @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **errors_of(401, 403)})
     async def metrics() -> Response:
         """Return what the server measures of itself, as Prometheus reads it."""
         return Response(served.runner.metrics.text(), media_type=CONTENT_TYPE)
@@ -341,62 +329,3 @@ def _file(name: str) -> Response:
         "Cache-Control": "no-cache",
     }
     return Response(place.read_bytes(), media_type=kind, headers=headers)
-
-
-# -- errors and the document -------------------------------------------------------------------------------------------
-
-
-async def _told(_: Request, error: Exception) -> JSONResponse:
-    """Turn what went wrong into OpenAI's form."""
-    if isinstance(error, ApiError):
-        return error.response()
-    if isinstance(error, RequestValidationError):
-        return _invalid(error).response()
-    if isinstance(error, HTTPException):
-        told = ApiError(error.status_code, str(error.detail)).response()
-        told.headers.update(error.headers or {})
-        return told
-    return ApiError(400, str(error)).response()
-
-
-async def _nobody_there(_: Request, error: Exception) -> Response:  # noqa: ARG001 - a handler is given both
-    return GONE
-
-
-def _invalid(error: RequestValidationError) -> ApiError:
-    """Say which field of a request is wrong, and how; its value is not repeated."""
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
-    if first["type"] == "json_invalid":
-        return ApiError(400, "the body is not valid JSON", code="invalid_json")
-    if first["type"] == "extra_forbidden":
-        hint = did_you_mean(place[-1], _fields_at(place[:-1]))
-        return ApiError(400, f"unknown field {'.'.join(place)[:200]!r}{hint}", ".".join(place)[:200])
-    where = ".".join(place)[:200] or "the body"
-    return ApiError(400, f"{where}: {first['msg']}", ".".join(place)[:200] or None)
-
-
-def _fields_at(place: Sequence[str]) -> list[str]:
-    if place[:1] == ["cosup"]:
-        return list(form.CosupOptions.model_fields)
-    kinds = (form.ChatRequest, form.EmbeddingRequest, form.SearchRequest, form.AddRequest, form.PassageIn)
-    return sorted({name for kind in kinds for name in kind.model_fields})
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": form.ErrorOut, "description": _WHAT[status]} for status in statuses}
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document: keys, and 400 in the place of FastAPI's own 422."""
-    if app.openapi_schema is None:
-        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        for route in made["paths"].values():
-            for operation in route.values():
-                operation["responses"].pop("422", None)
-        for name in ("HTTPValidationError", "ValidationError"):
-            made["components"]["schemas"].pop(name, None)
-        made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        made["security"] = [{"key": []}, {}]
-        app.openapi_schema = made
-    return app.openapi_schema

@@ -19,7 +19,7 @@ from cosup.generation.settings import GenerationSettings
 from cosup.index.filters import Filter
 from cosup.records import Answer, Citation, Hit, Passage, Question
 from cosup.serving.errors import ApiError
-from cosup.serving.runner import Job
+from cosup.serving.jobs import Job
 from cosup.serving.schemas import (
     Annotation,
     ChatRequest,

@@ -16,64 +16,23 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cosup.errors import CosupError
 from cosup.generation.engine import Engine
-from cosup.generation.events import Event, EventStream, Finished, Retrieved
-from cosup.generation.retrieval import RetrievalRequest, Retriever
+from cosup.generation.events import Event, Finished, Retrieved
 from cosup.generation.rows import Row
 from cosup.generation.scheduler import Scheduler
 from cosup.generation.settings import GenerationSettings
-from cosup.records import Hit, Passage, Question
+from cosup.records import Hit, Question
 from cosup.serving.errors import ApiError, busy, stopping
+from cosup.serving.jobs import Job, TimedRetriever, fail, fulfil, put, tell
 from cosup.serving.metrics import Metrics
 from cosup.serving.settings import Limits
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-@dataclass(eq=False)
-class Job:
-    """One answer on its way.
-
-    Attributes:
-        question: what is asked.
-        settings: how to write.
-        live: whether events are wanted as they happen, or the end alone.
-        with_hits: whether the passages of all hits are wanted, or those that are read alone.
-        loop: where the request runs.
-        deadline: on the monotonic clock.
-        passages: those that its events name, by id.
-    """
-
-    question: Question
-    settings: GenerationSettings
-    live: bool
-    with_hits: bool
-    loop: asyncio.AbstractEventLoop
-    deadline: float
-    passages: dict[str, Passage] = field(default_factory=dict)
-    events: asyncio.Queue[Event | Exception] = field(default_factory=asyncio.Queue)
-    row: Row | None = None
-    stream: EventStream | None = None
-    prompt_tokens: int = 0
-    timed_out: bool = False
-    submitted: float = field(default_factory=time.monotonic)
-    begun: float | None = None
-    prefilled: bool = False
-
-    @property
-    def new_tokens(self) -> int:
-        """Tokens that were written."""
-        return 0 if self.row is None else self.row.new_tokens
-
-    @property
-    def read_tokens(self) -> int:
-        """Tokens of the prompt and of passages in the context."""
-        return 0 if self.row is None else max(0, len(self.row.context) - self.prompt_tokens - self.row.new_tokens)
 
 
 @dataclass(eq=False)
@@ -192,9 +151,9 @@ class Runner:
                 result = work(self.engine)
             except Exception as error:  # noqa: BLE001 - whatever it is, the request that asked is told
                 told = error if isinstance(error, ApiError | CosupError) else _failure(error)
-                _tell(loop, _fail, future, told)
+                tell(loop, fail, future, told)
             else:
-                _tell(loop, _fulfil, future, result)
+                tell(loop, fulfil, future, result)
             self._release(1)
 
         with self._state:
@@ -224,7 +183,7 @@ class Runner:
     # -- on the engine's thread --------------------------------------------------------------------------------------
 
     def _lane(self, engine: Engine) -> _Lane:
-        engine.retriever = _Timed(engine.retriever, self.metrics)
+        engine.retriever = TimedRetriever(engine.retriever, self.metrics)
         return _Lane(engine, engine.scheduler(self.limits.batch_size))
 
     def _work(self) -> None:
@@ -388,47 +347,10 @@ class Runner:
         for item in news:
             by_loop.setdefault(item[0].loop, []).append(item)
         for loop, items in by_loop.items():
-            _tell(loop, _put, items)
-
-
-class _Timed:
-    """A retriever whose searches are timed."""
-
-    def __init__(self, retriever: Retriever, metrics: Metrics) -> None:
-        self.inner = retriever
-        self.metrics = metrics
-
-    def search(self, requests: Sequence[RetrievalRequest], k: int) -> list[list[Hit]]:
-        """Search, and note how long it took."""
-        with self.metrics.retrieval.time():
-            return self.inner.search(requests, k)
-
-    def passage(self, passage_id: str) -> Passage:
-        """Look up a passage."""
-        return self.inner.passage(passage_id)
+            tell(loop, put, items)
 
 
 def _failure(error: Exception) -> ApiError:
     """Log what nobody foresaw, and return what clients are told of it."""
     logger.error("the engine failed: %s: %s", type(error).__name__, error, exc_info=error)
     return ApiError(500, f"the engine failed ({type(error).__name__}); see the server's log", code="engine")
-
-
-def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(function, *args)
-
-
-def _put(items: Sequence[tuple[Job, Event | Exception]]) -> None:
-    for job, event in items:
-        job.events.put_nowait(event)
-
-
-def _fulfil(future: asyncio.Future[T], result: T) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)

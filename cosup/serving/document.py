@@ -1,0 +1,88 @@
+"""Errors in OpenAI's form, and the OpenAPI document that says which ones each route has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from cosup.errors import did_you_mean
+from cosup.serving import schemas as form
+from cosup.serving.errors import ApiError
+
+GONE = Response(status_code=499)  # nobody reads it
+_WHAT = {
+    400: "The request cannot be used; the message says why.",
+    401: "The API key is missing or wrong.",
+    403: "The key may not do this, or the request comes from elsewhere.",
+    404: "There is no such model or passage.",
+    405: "The route does not take this method.",
+    408: "The request did not come in time.",
+    409: "The change does not fit the corpus.",
+    413: "The request is too large.",
+    429: "The queue is full; Retry-After says when to come back.",
+    503: "The server is stopping, or no place became free.",
+}
+
+
+async def told(_: Request, error: Exception) -> JSONResponse:
+    """Turn what went wrong into OpenAI's form."""
+    if isinstance(error, ApiError):
+        return error.response()
+    if isinstance(error, RequestValidationError):
+        return _invalid(error).response()
+    if isinstance(error, HTTPException):
+        told = ApiError(error.status_code, str(error.detail)).response()
+        told.headers.update(error.headers or {})
+        return told
+    return ApiError(400, str(error)).response()
+
+
+async def nobody_there(_: Request, error: Exception) -> Response:  # noqa: ARG001 - a handler is given both
+    """Answer a client that has gone."""
+    return GONE
+
+
+def _invalid(error: RequestValidationError) -> ApiError:
+    """Say which field of a request is wrong, and how; its value is not repeated."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return ApiError(400, "the body is not valid JSON", code="invalid_json")
+    if first["type"] == "extra_forbidden":
+        hint = did_you_mean(place[-1], _fields_at(place[:-1]))
+        return ApiError(400, f"unknown field {'.'.join(place)[:200]!r}{hint}", ".".join(place)[:200])
+    where = ".".join(place)[:200] or "the body"
+    return ApiError(400, f"{where}: {first['msg']}", ".".join(place)[:200] or None)
+
+
+def _fields_at(place: Sequence[str]) -> list[str]:
+    if place[:1] == ["cosup"]:
+        return list(form.CosupOptions.model_fields)
+    kinds = (form.ChatRequest, form.EmbeddingRequest, form.SearchRequest, form.AddRequest, form.PassageIn)
+    return sorted({name for kind in kinds for name in kind.model_fields})
+
+
+def errors_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the document says of a route's errors."""
+    return {status: {"model": form.ErrorOut, "description": _WHAT[status]} for status in statuses}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document: keys, and 400 in the place of FastAPI's own 422."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for route in made["paths"].values():
+            for operation in route.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            made["components"]["schemas"].pop(name, None)
+        made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        made["security"] = [{"key": []}, {}]
+        app.openapi_schema = made
+    return app.openapi_schema
