@@ -1,4 +1,4 @@
-"""What goes between web requests and the engine's thread: answers on their way, and how a thread tells an event loop."""
+"""What goes between web requests and the engine: answers on their way, and how its thread tells an event loop."""
 
 from __future__ import annotations
 
