@@ -17,6 +17,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -217,18 +218,25 @@ def _pick(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return states.gather(2, index)
 
 
+_TRIED_OUT: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()  # why not, empty where slots fit
+
+
 def cache_class(generator: PreTrainedModel) -> type[RowCache]:
-    """Return the way of keeping rows that fits a generator; slots are tried out first."""
+    """Return the way of keeping rows that fits a generator; slots are tried out first, once for each generator."""
     if generator.config.get_text_config()._attn_implementation != PACKED:
         return PaddedRows
+    if generator not in _TRIED_OUT:
+        _TRIED_OUT[generator] = _against_slots(generator)
+        if reason := _TRIED_OUT[generator]:
+            logger.info("%s cannot keep its rows in slots (%s); they are padded", type(generator).__name__, reason)
+    return PaddedRows if _TRIED_OUT[generator] else SlotRows
+
+
+def _against_slots(generator: PreTrainedModel) -> str:
     try:
-        reason = None if _slots_agree(generator) else "states differ"
+        return "" if _slots_agree(generator) else "states differ"
     except _REFUSALS as error:
-        reason = f"{type(error).__name__}: {error}"
-    if reason is None:
-        return SlotRows
-    logger.info("%s cannot keep its rows in slots (%s); they are padded", type(generator).__name__, reason)
-    return PaddedRows
+        return f"{type(error).__name__}: {error}"
 
 
 @torch.no_grad()

@@ -66,9 +66,13 @@ class Choices:
         return logits
 
 
+_COLDEST = float(torch.finfo(torch.float32).tiny)  # below it the division is one by zero
+
+
 def _sample(row: Row, logits: torch.Tensor) -> int:
     """Draw from the smallest set of tokens whose probability reaches top_p."""
-    scaled = (logits - logits.max()) / row.settings.temperature  # the best stays 0, however cold
+    temperature = max(row.settings.temperature, _COLDEST)
+    scaled = (logits - logits.max()) / temperature  # the best stays 0, however cold
     chances, order = torch.softmax(scaled, dim=-1).sort(descending=True)
     outside = chances.cumsum(dim=-1) - chances >= row.settings.top_p
     chances = chances.masked_fill(outside, 0.0)

@@ -6,8 +6,8 @@ nothing that a row has read or written is ever encoded again, but for a claim wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import torch
 from typing_extensions import TypeIs
@@ -56,7 +56,7 @@ class Engine:
         forbidden = sorted(i for i in self.encoder.text.forbidden if i not in meant)
         self._forbidden = torch.tensor(forbidden, dtype=torch.long, device=model.device)
         self._cache = cache_class(model.generator)
-        self._ends_sentence = lru_cache(maxsize=None)(self._stops)
+        self._ends_sentence = _sentence_ends(model)
 
     def generate(
         self, questions: Sequence[Question], batch_size: int = 32, settings: GenerationSettings | None = None
@@ -170,12 +170,23 @@ class Engine:
         before = self._text(list(piece.before)).rstrip(HALF_CHARACTER)
         return self._text([*piece.before, *piece.ids])[len(before) :]
 
-    def _stops(self, token: int) -> bool:
-        return self._text([token]).rstrip().endswith(_STOPS)
-
     def _text(self, ids: list[int]) -> str:
-        tokenizer = self.model.generator_tokenizer
-        return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return _text_of(self.model, ids)
+
+
+def _text_of(model: CoSupervisedModel, ids: list[int]) -> str:
+    tokenizer = model.generator_tokenizer
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _sentence_ends(model: CoSupervisedModel) -> Callable[[int], bool]:
+    """Return what tells whether a token ends a sentence; it knows no engine, which then goes with its last user."""
+
+    @cache
+    def ends(token: int) -> bool:
+        return _text_of(model, [token]).rstrip().endswith(_STOPS)
+
+    return ends
 
 
 def _is_index(source: VectorIndex | Retriever) -> TypeIs[VectorIndex]:

@@ -89,6 +89,7 @@ class Row:
         self.pending: list[int] = [*prompt, control.ret] if settings.ret_first else list(prompt)
         self.drafts: list[int] = []
         self.retrievals = 0
+        self.read_tokens = 0  # of passages, whether or not the context still has them
         self.new_tokens = 0
         self.finish_reason = ""
         self.ret_position = 0
@@ -171,6 +172,7 @@ class Row:
             self.finish("context")
             return
         self.stage, self.state = Stage.CLAIMING, None
+        self.read_tokens += len(tokens)
         self.pending = [*tokens, self.control.cs]
 
     def abstain(self, hits: Sequence[Hit]) -> None:

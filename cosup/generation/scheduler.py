@@ -45,6 +45,10 @@ class Scheduler:
         forbidden: ids that are never written.
         cache: empty; its `most` is how many rows are on their way at a time (a beam's partial answers not counted).
         chunk_tokens: tokens of prompts and passages fed in a step at most, beside the rows that write.
+
+    Attributes:
+        failures: None lets an error of a retrieval out of `step`. A dictionary takes it, by the origin of the row whose
+            retrieval it was; that row alone ends, for the reason `failed`.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Scheduler:
         self.rows: list[Row] = []
         self._beams: dict[int, Beam] = {}  # by id of each of their rows
         self._done: list[Row] = []
+        self.failures: dict[int, Exception] | None = None
 
     def add(self, row: Row) -> None:
         """Let a row wait for its place."""
@@ -147,10 +152,33 @@ class Scheduler:
                 passed_over = len(row.read_ids) if row.settings.distinct_passages else 0
                 waiting.setdefault(row.settings.top_k + passed_over, []).append(row)
         for most, rows in waiting.items():
+            self._search(rows, most)
+
+    def _search(self, rows: Sequence[Row], most: int) -> None:
+        """Search for rows that want as many hits; where that fails and it is to be borne, for each by itself."""
+        try:
             found = self.retriever.search([self._request(row) for row in rows], most)
-            for row, hits in zip(rows, found, strict=True):
-                read = row.read_ids if row.settings.distinct_passages else ()
+        except Exception as error:
+            if self.failures is None:
+                raise
+            for row in rows if len(rows) > 1 else ():
+                self._search([row], most)
+            if len(rows) == 1:
+                self._give_up(rows[0], error)
+            return
+        for row, hits in zip(rows, found, strict=True):
+            read = row.read_ids if row.settings.distinct_passages else ()
+            try:
                 self._go_on(row, [hit for hit in hits if hit.passage_id not in read][: row.settings.top_k])
+            except Exception as error:
+                if self.failures is None:
+                    raise
+                self._give_up(row, error)
+
+    def _give_up(self, row: Row, error: Exception) -> None:
+        assert self.failures is not None
+        self.failures[row.origin] = error
+        row.finish("failed")
 
     def _request(self, row: Row) -> RetrievalRequest:
         assert row.state is not None

@@ -20,6 +20,8 @@ from typing import Any, TypeAlias
 from cosup.errors import UsageError, did_you_mean
 from cosup.records import Scalar
 
+_LARGEST = 2**63 - 1  # what every index can hold as a number
+
 Comparison: TypeAlias = Callable[[Any, Any], bool]
 
 COMPARISONS: dict[str, Comparison] = {
@@ -111,6 +113,8 @@ def _conditions(key: Any, wanted: Any) -> Sequence[Condition]:
 def _scalar(key: str, value: Any) -> Scalar:
     if not isinstance(value, str | int | float | bool):
         raise UsageError(f"filter compares '{key}' with {value!r}; expected text, a number, true or false")
+    if isinstance(value, int | float) and not abs(value) <= _LARGEST:
+        raise UsageError(f"filter compares '{key}' with a number that is not finite or beyond 64 bits")
     return value
 
 

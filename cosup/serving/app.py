@@ -9,7 +9,9 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import numpy as np
@@ -19,15 +21,15 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from cosup.errors import CosupError, did_you_mean
+from cosup.errors import CosupError, InputError, did_you_mean
 from cosup.generation.events import Event, Finished
 from cosup.generation.searching import search as search_questions
 from cosup.records import Passage, Question
 from cosup.serving import schemas as form
 from cosup.serving.chat import Reply, error_line, filter_of, question_of, settings_of
 from cosup.serving.corpus import Corpus, embed_passages, embed_queries
-from cosup.serving.document import document, errors_of, nobody_there, told
-from cosup.serving.errors import ApiError
+from cosup.serving.document import as_api_error, document, errors_of, nobody_there, told
+from cosup.serving.errors import ApiError, broken, stopping
 from cosup.serving.guard import Bounded, Counted, Guard
 from cosup.serving.jobs import Job
 from cosup.serving.metrics import CONTENT_TYPE
@@ -96,7 +98,7 @@ def create_app(served: Served) -> FastAPI:
     for router in (_chat_routes(served), _corpus_routes(served), _other_routes(served)):
         app.include_router(router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
-    for kind in (ApiError, CosupError, RequestValidationError, HTTPException):
+    for kind in (ApiError, CosupError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, told)
     app.add_exception_handler(ClientGoneError, nobody_there)
     app.add_middleware(Bounded, limits=served.settings.limits)
@@ -142,15 +144,13 @@ def _chat_routes(served: Served) -> APIRouter:
         response_model=form.EmbeddingResponse,
         responses=errors_of(400, 401, 403, 404, 408, 413, 429, 503),
     )
-    async def embeddings(asked: form.EmbeddingRequest) -> form.EmbeddingResponse:
+    async def embeddings(asked: form.EmbeddingRequest, request: Request) -> form.EmbeddingResponse:
         """Embed passages (or questions, by `input_type`) in the space that the pair searches."""
         served.check_model(asked.model)
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         _check_texts(served, texts, asked.dimensions)
         embed = embed_passages if asked.input_type == "passage" else embed_queries
-        vectors = await embed(served.runner, texts)
-        encode = served.corpus.model.passage_encoder.encode
-        tokens = sum(len(encode(text)) for text in texts)
+        vectors, tokens = await while_connected(request, embed(served.runner, texts))
         data = [
             form.Embedding(index=number, embedding=_encoded(vector, asked.encoding_format))
             for number, vector in enumerate(vectors)
@@ -163,7 +163,7 @@ def _chat_routes(served: Served) -> APIRouter:
         """Name the model that is served."""
         return form.ModelList(data=[_model(served)])
 
-    @router.get("/models/{name}", response_model=form.ModelOut, responses=errors_of(401, 403, 404))
+    @router.get("/models/{name:path}", response_model=form.ModelOut, responses=errors_of(401, 403, 404))
     async def model(name: str) -> form.ModelOut:
         """Say whether a model is served."""
         served.check_model(name)
@@ -194,7 +194,7 @@ async def _streamed(
                 async for line in reply.chunks(coming, question, with_usage):
                     yield line
             except (ApiError, CosupError) as error:
-                yield error_line(error if isinstance(error, ApiError) else ApiError(500, str(error)))
+                yield error_line(as_api_error(error))
 
     rest = lines()
     return EventStreamResponse(await anext(rest), rest)
@@ -230,7 +230,7 @@ def _corpus_routes(served: Served) -> APIRouter:
     changes = errors_of(400, 401, 403, 404, 408, 409, 413, 429, 503)
 
     @router.post("/search", response_model=form.SearchResponse, responses=errors_of(400, 401, 403, 408, 413, 429, 503))
-    async def search(asked: form.SearchRequest) -> form.SearchResponse:
+    async def search(asked: form.SearchRequest, request: Request) -> form.SearchResponse:
         """Find what a search right after a question would find, without writing an answer."""
         if not asked.query.strip():
             raise ApiError(400, "query is empty", "query")
@@ -245,7 +245,8 @@ def _corpus_routes(served: Served) -> APIRouter:
                 for hit in hits
             ]
 
-        return form.SearchResponse(data=await served.runner.call(found))
+        (data,) = await while_connected(request, served.runner.call(found))
+        return form.SearchResponse(data=data)
 
     @router.get("/passages/{passage_id:path}", response_model=form.PassageOut, responses=errors_of(401, 403, 404))
     async def passage(passage_id: str) -> form.PassageOut:
@@ -255,26 +256,32 @@ def _corpus_routes(served: Served) -> APIRouter:
     @router.post("/passages", response_model=form.Changed, responses=changes)
     async def add(asked: form.AddRequest) -> form.Changed:
         """Add passages to the corpus, whole or not at all; answers from then on know them. Needs the admin key."""
-        most = served.settings.limits.passages
-        if len(asked.passages) > most:
-            raise ApiError(400, f"{len(asked.passages)} passages; expected {most} at most in a request", "passages")
-        try:
-            passages = [Passage.from_dict(own.model_dump()) for own in asked.passages]
-        except CosupError as error:
-            raise ApiError(400, str(error), "passages") from None
+        passages = _passages_in(asked, served.settings.limits.passages)
         try:
             await served.corpus.add(served.runner, passages, asked.replace)
-        except CosupError as error:
+        except InputError as error:
             raise ApiError(409, str(error), "passages") from None
         return form.Changed(added=len(passages), passages=len(served.corpus))
 
     @router.delete("/passages/{passage_id:path}", response_model=form.Changed, responses=changes)
     async def delete(passage_id: str) -> form.Changed:
         """Take a passage out of the corpus. Needs the admin key."""
-        await served.corpus.delete(served.runner, passage_id)
+        try:
+            await served.corpus.delete(served.runner, passage_id)
+        except InputError as error:
+            raise ApiError(404, str(error), "passage_id", "no_such_passage") from None
         return form.Changed(deleted=1, passages=len(served.corpus))
 
     return router
+
+
+def _passages_in(asked: form.AddRequest, most: int) -> list[Passage]:
+    if len(asked.passages) > most:
+        raise ApiError(400, f"{len(asked.passages)} passages; expected {most} at most in a request", "passages")
+    try:
+        return [Passage.from_dict(own.model_dump()) for own in asked.passages]
+    except InputError as error:
+        raise ApiError(400, str(error), "passages") from None
 
 
 def _shown(passage: Passage) -> form.PassageOut:
@@ -287,16 +294,20 @@ def _shown(passage: Passage) -> form.PassageOut:
 def _other_routes(served: Served) -> APIRouter:
     router = APIRouter(tags=["server"])
 
-    @router.get("/healthz", response_model=form.Health)
+    @router.head("/healthz", include_in_schema=False)
+    @router.get("/healthz", response_model=form.Health, responses=errors_of(503))
     async def healthz() -> form.Health:
-        """Say that the server is there."""
+        """Say that the server is there and its engine works."""
+        if not served.runner.alive:
+            raise broken()
         return form.Health(status="ok")
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", response_model=form.Health, responses=errors_of(503))
     async def readyz() -> form.Health:
         """Say whether answers are taken."""
         if not served.runner.ready:
-            raise ApiError(503, "the server is stopping", code="stopping")
+            raise stopping() if served.runner.alive else broken()
         return form.Health(status="ok")
 
     @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **errors_of(401, 403)})
@@ -304,6 +315,7 @@ def _other_routes(served: Served) -> APIRouter:
         """Return what the server measures of itself, as Prometheus reads it."""
         return Response(served.runner.metrics.text(), media_type=CONTENT_TYPE)
 
+    @router.head("/", include_in_schema=False)
     @router.get("/", include_in_schema=False)
     async def page() -> Response:
         """Return the page."""
@@ -318,9 +330,8 @@ def _other_routes(served: Served) -> APIRouter:
 
 
 def _file(name: str) -> Response:
-    kind = TYPES.get(name[name.rfind(".") :])
-    place = resources.files("cosup.serving").joinpath("web", name)
-    if kind is None or "/" in name or "\\" in name or not place.is_file():
+    place = _web_files().get(name)
+    if place is None:
         raise ApiError(404, f"there is no file {name[:100]!r}")
     headers = {
         "Content-Security-Policy": POLICY,
@@ -328,4 +339,11 @@ def _file(name: str) -> Response:
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
     }
-    return Response(place.read_bytes(), media_type=kind, headers=headers)
+    return Response(place.read_bytes(), media_type=TYPES[name[name.rfind(".") :]], headers=headers)
+
+
+@cache
+def _web_files() -> dict[str, Traversable]:
+    """Return the page's files by name: no other name is looked for."""
+    there = resources.files("cosup.serving").joinpath("web").iterdir()
+    return {file.name: file for file in there if file.name[file.name.rfind(".") :] in TYPES}

@@ -36,6 +36,7 @@ from cosup.serving.schemas import (
 )
 from cosup.serving.settings import Limits
 
+COLDEST = 0.01  # below it sampling takes the likeliest token anyway
 _MARKS = re.compile(r"\s?\[\d+\]")
 _TURNS = {"user": "User", "assistant": "Assistant"}
 _QUESTION = "question"  # its id, as on the command line: a seed then gives the same answer
@@ -72,8 +73,8 @@ def settings_of(request: ChatRequest, own: GenerationSettings, limits: Limits) -
     asked = request.max_completion_tokens or request.max_tokens or own.max_new_tokens
     changes: dict[str, Any] = {"max_new_tokens": min(asked, limits.max_tokens)}
     if request.temperature is not None:
-        changes["do_sample"] = request.temperature > 0
-        if request.temperature > 0:
+        changes["do_sample"] = request.temperature >= COLDEST
+        if request.temperature >= COLDEST:
             changes["temperature"] = request.temperature
     if request.top_p is not None:
         changes["top_p"] = request.top_p

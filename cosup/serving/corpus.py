@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cosup.errors import CosupError, InputError
+from cosup.errors import InputError
 from cosup.generation.engine import Engine
 from cosup.generation.searching import query_vectors
 from cosup.generation.settings import GenerationSettings
@@ -69,7 +69,7 @@ class Corpus:
             raise ApiError(404, str(error), "passage_id", "no_such_passage") from None
 
     async def add(self, runner: Runner, passages: Sequence[Passage], replace: bool) -> None:
-        """Embed passages and add them, whole or not at all.
+        """Embed passages and add them, whole or not at all; what is asked afterwards knows them.
 
         Args:
             runner: embeds them, and answers over the new corpus from then on.
@@ -79,7 +79,7 @@ class Corpus:
         Raises:
             InputError: an id is taken, and `replace` is false; or two have one id.
         """
-        vectors = await embed_passages(runner, [p.rendered for p in passages])
+        vectors, _ = await embed_passages(runner, [p.rendered for p in passages])
         await self._change(runner, lambda index: (index.replace if replace else index.add)(passages, vectors))
 
     async def delete(self, runner: Runner, passage_id: str) -> None:
@@ -93,59 +93,79 @@ class Corpus:
 
     async def watch(self, runner: Runner, seconds: float) -> None:
         """Take up what others change in the index folder, until cancelled; looks every so many seconds."""
+        told = ""
         while isinstance(self.index, FaissIndex):
             await asyncio.sleep(seconds)
             try:
-                if await asyncio.to_thread(IndexManifest.read, Path(self.place)) != self.index.manifest:
-                    await self._change(runner, None)
+                if await self._take_up(runner):
                     logger.warning("took up the changed index: %s passages", f"{len(self):,}")
-            except CosupError as error:
-                logger.warning("the index on disk cannot be taken up: %s", error)
+                told = ""
+            except Exception as error:  # noqa: BLE001 - whatever it is now, the next look may find it mended
+                if told != (told := str(error)):
+                    logger.warning("the index on disk cannot be taken up: %s", error)
 
-    async def _change(self, runner: Runner, change: Callable[[LiveIndex], None] | None) -> None:
+    async def _take_up(self, runner: Runner) -> bool:
         async with self._changing:
-            self.index = await asyncio.to_thread(self._changed, change)
-            await runner.swap(self.engine())
+            index = self.index
+            if not isinstance(index, FaissIndex):
+                return False
+            if await asyncio.to_thread(IndexManifest.read, Path(self.place)) == index.manifest:
+                return False
+            await self._use(runner, await asyncio.to_thread(self._opened))
+        return True
 
-    def _changed(self, change: Callable[[LiveIndex], None] | None) -> LiveIndex:
+    async def _change(self, runner: Runner, change: Callable[[LiveIndex], None]) -> None:
+        async with self._changing:
+            await self._use(runner, await asyncio.to_thread(self._changed, change))
+
+    async def _use(self, runner: Runner, index: LiveIndex) -> None:
+        self.index = index
+        await runner.swap(self.engine)
+
+    def _changed(self, change: Callable[[LiveIndex], None]) -> LiveIndex:
         """Return the index opened anew, with a change made to it."""
         index = self._opened() if isinstance(self.index, FaissIndex) else self.index
-        if change is not None:
-            change(index)
+        change(index)
         return index
 
     def _opened(self) -> LiveIndex:
         return open_index(self.place, self.model.fingerprint)
 
 
-async def embed_passages(runner: Runner, texts: Sequence[str]) -> Vectors:
-    """Embed texts as the pair embeds passages: [len(texts), D] float32."""
-    return await in_pieces(runner, texts, lambda engine, piece: _passage_vectors(engine.model, piece))
+async def embed_passages(runner: Runner, texts: Sequence[str]) -> tuple[Vectors, int]:
+    """Embed texts as the pair embeds passages: [len(texts), D] float32, and how many tokens were read of them."""
+    return await _in_pieces(runner, texts, _passage_vectors)
 
 
-async def embed_queries(runner: Runner, texts: Sequence[str]) -> Vectors:
-    """Embed questions as the pair asks for passages: [len(texts), D] float32.
+async def embed_queries(runner: Runner, texts: Sequence[str]) -> tuple[Vectors, int]:
+    """Embed questions as the pair asks for passages: [len(texts), D] float32, and how many tokens were read of them.
 
     Raises:
         InputError: one does not fit into the context.
     """
-    return await in_pieces(
-        runner, texts, lambda engine, piece: query_vectors(engine, [Question("input", text) for text in piece]).numpy()
-    )
+    return await _in_pieces(runner, texts, _query_vectors)
 
 
-async def in_pieces(runner: Runner, texts: Sequence[str], embed: Callable[[Engine, Sequence[str]], Vectors]) -> Vectors:
-    """Embed texts a few at a time, so that answers go on in between: [len(texts), D]."""
-    found = []
-    for start in range(0, len(texts), PIECE):
-        found.append(await runner.call(partial(_embed_piece, embed, texts[start : start + PIECE])))
-    return np.concatenate(found)
+async def _in_pieces(
+    runner: Runner, texts: Sequence[str], embed: Callable[[Engine, Sequence[str]], tuple[Vectors, int]]
+) -> tuple[Vectors, int]:
+    """Embed texts a few at a time, so that answers go on in between."""
+    pieces = [texts[start : start + PIECE] for start in range(0, len(texts), PIECE)]
+    found = await runner.call(*(partial(_embed, embed, piece) for piece in pieces))
+    return np.concatenate([vectors for vectors, _ in found]), sum(tokens for _, tokens in found)
 
 
-def _embed_piece(embed: Callable[[Engine, Sequence[str]], Vectors], piece: Sequence[str], engine: Engine) -> Vectors:
-    return embed(engine, piece)
+def _embed(
+    embed: Callable[[Engine, Sequence[str]], tuple[Vectors, int]], texts: Sequence[str], engine: Engine
+) -> tuple[Vectors, int]:
+    return embed(engine, texts)
 
 
-def _passage_vectors(model: CoSupervisedModel, texts: Sequence[str]) -> Vectors:
-    vectors: Vectors = model.embed_ids(model.encode_passages(texts)).float().cpu().numpy()
-    return vectors
+def _passage_vectors(engine: Engine, texts: Sequence[str]) -> tuple[Vectors, int]:
+    ids = engine.model.encode_passages(texts)
+    return engine.model.embed_ids(ids).float().cpu().numpy(), sum(map(len, ids))
+
+
+def _query_vectors(engine: Engine, texts: Sequence[str]) -> tuple[Vectors, int]:
+    questions = [Question("input", text) for text in texts]
+    return query_vectors(engine, questions).numpy(), sum(len(engine.prompt(question)) for question in questions)

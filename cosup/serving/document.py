@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from cosup.errors import did_you_mean
+from cosup.errors import CosupError, InputError, did_you_mean
 from cosup.serving import schemas as form
 from cosup.serving.errors import ApiError
+
+logger = logging.getLogger(__name__)
 
 GONE = Response(status_code=499)  # nobody reads it
 _WHAT = {
@@ -26,21 +29,31 @@ _WHAT = {
     409: "The change does not fit the corpus.",
     413: "The request is too large.",
     429: "The queue is full; Retry-After says when to come back.",
-    503: "The server is stopping, or no place became free.",
+    503: "The server is stopping, no place became free, or the corpus cannot be reached.",
 }
 
 
 async def told(_: Request, error: Exception) -> JSONResponse:
     """Turn what went wrong into OpenAI's form."""
-    if isinstance(error, ApiError):
-        return error.response()
-    if isinstance(error, RequestValidationError):
-        return _invalid(error).response()
     if isinstance(error, HTTPException):
-        told = ApiError(error.status_code, str(error.detail)).response()
-        told.headers.update(error.headers or {})
-        return told
-    return ApiError(400, str(error)).response()
+        response = ApiError(error.status_code, str(error.detail)).response()
+        response.headers.update(error.headers or {})
+        return response
+    return as_api_error(error).response()
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Return what clients are told of an error: what is theirs to mend as it is, what is ours in general words."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
+    if isinstance(error, InputError):
+        return ApiError(400, str(error))
+    if isinstance(error, CosupError):
+        logger.error("a request failed: %s", error)
+        return ApiError(503, "this cannot be done at the moment; see the server's log", code="unavailable")
+    return ApiError(500, f"something failed ({type(error).__name__}); see the server's log", code="fault")
 
 
 async def nobody_there(_: Request, error: Exception) -> Response:  # noqa: ARG001 - a handler is given both

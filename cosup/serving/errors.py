@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from starlette.responses import JSONResponse
+
+logger = logging.getLogger(__name__)
 
 TYPES = {
     401: "authentication_error",
@@ -57,3 +60,21 @@ def busy(waiting: int) -> ApiError:
 def stopping() -> ApiError:
     """Return the error for a server that is about to stop."""
     return ApiError(503, "the server is stopping; try again in a moment", code="stopping")
+
+
+def broken() -> ApiError:
+    """Return the error for a server whose engine has ended."""
+    return ApiError(503, "the engine has failed for good; see the server's log", code="engine")
+
+
+def too_slow(seconds: float) -> ApiError:
+    """Return the error for what is not done in its time."""
+    return ApiError(503, f"this took more than {seconds:g} seconds; send less at a time, or try again", code="too_slow")
+
+
+def failure(error: Exception) -> ApiError:
+    """Log what nobody foresaw, and return what clients are told of it."""
+    if isinstance(error, ApiError):
+        return error
+    logger.error("the engine failed: %s: %s", type(error).__name__, error, exc_info=error)
+    return ApiError(500, f"the engine failed ({type(error).__name__}); see the server's log", code="engine")

@@ -7,7 +7,7 @@ its visitor, so names of hosts and origins that are not ours are refused.
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import secrets
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -18,8 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cosup.serving.errors import ApiError
 from cosup.serving.metrics import Metrics
 from cosup.serving.settings import Limits, ServeSettings, is_loopback
-
-logger = logging.getLogger(__name__)
 
 OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 WEB = "/web/"
@@ -79,8 +77,12 @@ class Guard:
         origin = headers.get("origin")
         if origin is None or origin in self.settings.origins or not self.settings.is_open:
             return
-        if urlsplit(origin).netloc != host:
+        if origin not in (f"http://{host}", f"https://{host}"):
             raise ApiError(403, f"pages of {origin[:100]} may not ask here; --cors names those that may", code="origin")
+
+
+class _ClientStalledError(Exception):
+    """A client does not take what it is sent, or is gone."""
 
 
 class Bounded:
@@ -118,13 +120,14 @@ class Bounded:
             return waiting.pop() if waiting else await receive()
 
         async def sent(message: Message) -> None:
-            async with asyncio.timeout(self.limits.stalled_seconds):
-                await send(message)
+            try:
+                async with asyncio.timeout(self.limits.stalled_seconds):
+                    await send(message)
+            except (TimeoutError, OSError) as error:
+                raise _ClientStalledError from error
 
-        try:
+        with contextlib.suppress(_ClientStalledError):
             await self.app(scope, replayed, sent)
-        except (TimeoutError, OSError):
-            logger.info("a client took too long, or is gone")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return a request's body; None where the client went away before it was whole."""

@@ -55,8 +55,11 @@ class Job:
 
     @property
     def read_tokens(self) -> int:
-        """Tokens of the prompt and of passages in the context."""
-        return 0 if self.row is None else max(0, len(self.row.context) - self.prompt_tokens - self.row.new_tokens)
+        """Tokens of passages that were read."""
+        return 0 if self.row is None else self.row.read_tokens
+
+
+News = list[tuple[Job, Event | Exception]]
 
 
 class TimedRetriever:
@@ -82,7 +85,7 @@ def tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: 
         loop.call_soon_threadsafe(function, *args)
 
 
-def put(items: Sequence[tuple[Job, Event | Exception]]) -> None:
+def put(items: News) -> None:
     """Hand events to their requests; on the loop."""
     for job, event in items:
         job.events.put_nowait(event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator, model_validator
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = StrictBool | StrictInt | Number | StrictStr
@@ -25,20 +25,22 @@ class Request(BaseModel):
                 text.encode("utf-8")
             except UnicodeEncodeError:
                 raise ValueError("a text has half a surrogate pair, which is no UTF-8") from None
+        if isinstance(record, dict):  # a member that is null counts as left out, as with OpenAI
+            return {name: value for name, value in record.items() if value is not None}
         return record
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    """Yield every text in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _texts_in(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts_in(inner)
+    """Yield every text in a JSON value, however deep it stands."""
+    rest = [value]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            rest += [*value, *value.values()]
+        elif isinstance(value, list):
+            rest += value
 
 
 # -- chat ------------------------------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class ChatRequest(Request):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: Number | None = Field(
-        None, ge=0, le=2, description="0 or left out: the likeliest token; else sampled."
+        None, ge=0, le=2, description="Below 0.01, or left out: the likeliest token; else sampled."
     )
     top_p: Number | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
@@ -236,6 +238,15 @@ class EmbeddingRequest(Request):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1, description="Only the pair's own.")
     user: str | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _check_input(cls, value: Any) -> Any:
+        if isinstance(value, list) and any(isinstance(part, int | list) for part in value):
+            raise ValueError(
+                "token ids are of another tokenizer; send texts (LangChain: check_embedding_ctx_length=False)"
+            )
+        return value
 
 
 class Embedding(BaseModel):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from math import ceil
 from types import FrameType
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cosup.errors import CosupError
 from cosup.serving.app import Served, create_app
@@ -25,18 +29,55 @@ def run_server(served: Served, announce: Callable[[str], None]) -> None:
         CosupError: the address cannot be bound to.
     """
     settings = served.settings
-    with _bound(settings.host, settings.port) as place, _terminated_quietly():
-        config = uvicorn.Config(
-            create_app(served),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(settings.limits.grace_seconds) + 5,
-            timeout_keep_alive=30,
-        )
+    with bound(settings.host, settings.port, settings.limits.stalled_seconds) as place, _terminated_quietly():
+        config = config_of(served)
         port = place.getsockname()[1]
         name = f"[{settings.host}]" if ":" in settings.host else settings.host
         _Server(config, served, lambda: announce(f"http://{name}:{port}")).run(sockets=[place])
+
+
+def config_of(served: Served) -> uvicorn.Config:
+    """Return how uvicorn is to run the app."""
+    limits = served.settings.limits
+    return uvicorn.Config(
+        create_app(served),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        http=patient(limits.stalled_seconds),
+        timeout_graceful_shutdown=ceil(limits.grace_seconds) + 5,
+        timeout_keep_alive=30,
+        limit_concurrency=limits.batch_size + limits.queue + 1024,
+    )
+
+
+def patient(seconds: float) -> type[H11Protocol]:
+    """Return uvicorn's protocol, which waits so many seconds for the head of a request and no longer."""
+
+    class Patient(H11Protocol):
+        timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._expect()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.conn.their_state is not h11.IDLE:  # the head is there
+                self._expect(False)
+            elif self.timer is None and self.conn.trailing_data[0]:
+                self._expect()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._expect(False)
+            super().connection_lost(exc)
+
+        def _expect(self, head: bool = True) -> None:
+            if self.timer is not None:
+                self.timer.cancel()
+            self.timer = self.loop.call_later(seconds, self.transport.abort) if head else None
+
+    return Patient
 
 
 class _Server(uvicorn.Server):
@@ -60,10 +101,17 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
+def bound(host: str, port: int, stalled_seconds: float) -> Iterator[socket.socket]:
+    """Bind to an address; connections end whose client takes nothing for so many seconds.
+
+    Raises:
+        CosupError: it cannot be bound to.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as place:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # of a client that takes nothing: the connection ends, buffers and all
+            place.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * stalled_seconds))
         try:
             place.bind((host, port))
         except OSError as error:

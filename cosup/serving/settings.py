@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cosup.errors import InputError, UsageError
 
+_ORIGIN = re.compile(r"https?://[^/\s*]+")
 KEYS_VARIABLE, ADMIN_KEYS_VARIABLE = "COSUP_API_KEYS", "COSUP_ADMIN_KEYS"
 
 
@@ -75,6 +77,10 @@ class ServeSettings:
                 f"--host {self.host} can be reached from elsewhere and there is no API key; set {KEYS_VARIABLE} or "
                 "give --api-keys FILE, or leave --host out"
             )
+
+        wrong = next((origin for origin in self.origins if not _ORIGIN.fullmatch(origin)), None)
+        if wrong is not None:
+            raise UsageError(f"--cors is {wrong!r}; expected a site such as https://our.site, without a path")
 
     @property
     def is_open(self) -> bool:

@@ -151,6 +151,8 @@ def test_a_claim_shows_its_passage_with_the_supporting_sentence(server: Running,
     assert tab.page.locator("#passage mark").inner_text() == "Ada Vale was born in Northport."
     tab.page.keyboard.press("Escape")
     tab.page.wait_for_selector("#passage", state="hidden")
+    tab.page.wait_for_timeout(300)
+    assert not tab.page.locator("#pop").is_visible()  # focus is back on the claim
     tab.page.locator(".hits button").nth(1).click()
     tab.page.wait_for_selector("#passage[open]")
     tab.close()

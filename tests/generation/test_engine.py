@@ -208,9 +208,10 @@ def test_sampling_depends_on_the_seed_and_stays_in_the_nucleus(known: Known) -> 
     assert [a.text for a in Engine(known.model, known.index, narrow).generate(UNEVEN)] == greedy
 
 
-def test_the_coldest_sampling_is_greedy(known: Known) -> None:
+@pytest.mark.parametrize("temperature", [1e-42, 1e-46, 1e-320])
+def test_the_coldest_sampling_is_greedy(known: Known, temperature: float) -> None:
     """A temperature so low that scores divided by it overflow."""
-    cold = GenerationSettings(do_sample=True, temperature=1e-42, top_p=1.0)
+    cold = GenerationSettings(do_sample=True, temperature=temperature, top_p=1.0)
     greedy = Engine(known.model, known.index).generate(UNEVEN)
     assert [a.text for a in Engine(known.model, known.index, cold).generate(UNEVEN)] == [a.text for a in greedy]
 

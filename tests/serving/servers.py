@@ -20,9 +20,10 @@ from filelock import FileLock
 
 from cosup.generation.settings import GenerationSettings
 from cosup.modeling import CoSupervisedModel
-from cosup.serving.app import Served, create_app
+from cosup.serving.app import Served
 from cosup.serving.corpus import Corpus
 from cosup.serving.runner import Runner
+from cosup.serving.server import bound, config_of
 from cosup.serving.settings import Limits, ServeSettings
 from tests.generation.conftest import train
 
@@ -129,19 +130,17 @@ def running(
     if pace:
         slow_down(runner, pace)
     served = Served(own, corpus, runner)
-    config = uvicorn.Config(
-        create_app(served), port=0, log_level="error", access_log=False, timeout_graceful_shutdown=10
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="server")
-    thread.start()
-    try:
-        wait_for(lambda: server.started or not thread.is_alive())
-        yield Running(served, server.servers[0].sockets[0].getsockname()[1], server)
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
+    server = uvicorn.Server(config_of(served))
+    with bound("127.0.0.1", 0, own.limits.stalled_seconds) as place:
+        thread = threading.Thread(target=server.run, args=([place],), name="server")
+        thread.start()
+        try:
+            wait_for(lambda: server.started or not thread.is_alive())
+            yield Running(served, place.getsockname()[1], server)
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 def slow_down(runner: Runner, seconds: float) -> None:

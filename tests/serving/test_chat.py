@@ -204,6 +204,13 @@ def test_a_server_may_try_several_passages(toy: Any, toy_model: CoSupervisedMode
         found.wait_until_idle()
 
 
+@pytest.mark.parametrize("temperature", [1e-320, 1e-46, 1e-9, 0.009])
+def test_a_temperature_that_is_next_to_none_is_none(server: Running, temperature: float) -> None:
+    """Divided by it, logits are no numbers: it would take the whole batch with it."""
+    assert server.chat(temperature=temperature).json["choices"] == server.chat().json["choices"]
+    assert server.chat(temperature=0.011, seed=1).status == 200
+
+
 # -- conversations ----------------------------------------------------------------------------------------------------
 
 
@@ -263,7 +270,8 @@ def test_what_clients_send_by_habit_is_taken(server: Running) -> None:
         "n": 1, "stop": None, "tools": [], "tool_choice": "none", "logit_bias": {}, "response_format": {"type": "text"},
         "frequency_penalty": 0, "presence_penalty": 0.0, "logprobs": False, "user": "me", "metadata": {"a": "b"},
         "store": False, "parallel_tool_calls": True, "modalities": ["text"], "reasoning_effort": "low",
-        "stream_options": None, "max_tokens": None, "seed": None, "temperature": None, "cosup": None,
+        "stream_options": None, "max_tokens": None, "seed": None, "temperature": None, "cosup": None, "stream": None,
+        "functions": None, "top_logprobs": None, "audio": None,
     }  # fmt: skip
     assert server.chat(**habits).json["choices"] == server.chat().json["choices"]
 
@@ -286,6 +294,13 @@ def test_what_clients_send_by_habit_is_taken(server: Running) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None, "messages.0.content"),
         ({"cosup": {"read": 5, "top_k": 2}}, "cosup", "passages_per_retrieval is 5, more than top_k 2"),
         ({"cosup": {"filter": {"year": {"gtt": 1}}}}, "cosup.filter", "gtt"),
+        (
+            {"cosup": {"filter": {"year": float("nan")}}},
+            "cosup.filter",
+            "a number that is not finite or beyond 64 bits",
+        ),
+        ({"cosup": {"filter": {"year": {"gt": 10**400}}}}, "cosup.filter", "not finite or beyond 64 bits"),
+        ({"cosup": {"filter": {"year": [1, float("inf")]}}}, "cosup.filter", "not finite or beyond 64 bits"),
         ({"cosup": {"candidates": []}}, "cosup.candidates", "cosup.candidates: "),
         ({"cosup": {"candidates": ["nowhere"]}}, None, "no passage 'nowhere' among the 16 of the index"),
     ],

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gc
+import json
 import shutil
+import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +17,12 @@ import numpy as np
 import openai
 import pytest
 
+from cosup.errors import UsageError
 from cosup.index.faiss_index import FaissIndex
+from cosup.index.manifest import IndexManifest
 from cosup.modeling import CoSupervisedModel
 from cosup.records import Passage
+from cosup.serving.settings import Limits
 from tests import pairs
 from tests.serving.servers import NAME, Running, running, wait_for
 
@@ -84,7 +92,8 @@ def test_openais_client_embeds_passages_as_the_index_has_them(server: Running) -
         ({"input": []}, "input"),
         ({"input": ""}, "text 0 of the input is empty"),
         ({"input": ["x", " "]}, "text 1 of the input is empty"),
-        ({"input": [[1, 2]]}, "input"),
+        ({"input": [[1, 2]]}, "token ids are of another tokenizer; send texts (LangChain: check_embedding_ctx_length"),
+        ({"input": [1, 2]}, "token ids are of another tokenizer"),
         ({"input": "x", "dimensions": 7}, "dimensions is 7; the pair's vectors have 32"),
         ({"input": ["x"] * 257}, "input has 257 texts; expected 256 at most"),
         ({"input": "x", "input_type": "document"}, "input_type: "),
@@ -215,3 +224,102 @@ def test_an_index_that_is_gone_does_not_stop_the_server(
         assert server.chat().status == 200
         shutil.move(own_index / "elsewhere.json", own_index / "index.json")
         assert server.chat().status == 200
+
+
+def test_a_folder_that_cannot_be_read_for_a_while_is_taken_up_later(
+    own_index: Path, toy_model: CoSupervisedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the system does not end the watch."""
+    read, broken = IndexManifest.read, [True]
+
+    def reads(folder: Path) -> IndexManifest:
+        if broken[0]:
+            raise PermissionError(13, "not now")
+        return read(folder)
+
+    with running(toy_model, own_index, reload_seconds=0.05) as server:
+        monkeypatch.setattr(IndexManifest, "read", staticmethod(reads))
+        time.sleep(0.3)
+        broken[0] = False
+        vectors = toy_model.embed_ids(toy_model.encode_passages(["Black Hen"])).numpy()
+        FaissIndex.load(own_index, None).add([Passage("w9", "", "Black Hen")], vectors)
+        wait_for(lambda: server.ask("GET", "/v1/passages/w9").status == 200)
+
+
+def test_what_is_asked_after_a_change_knows_it_however_much_waits(
+    own_index: Path, toy_model: CoSupervisedModel
+) -> None:
+    """Searches that came before the change are still to be done when the answer after it is asked for."""
+    with running(toy_model, own_index, Limits(batch_size=1, queue=50), pace=0.02, **KEYS) as server:
+        with ThreadPoolExecutor(12) as pool:
+            busy = [pool.submit(server.chat, headers=ADMIN) for _ in range(3)]
+            busy += [pool.submit(server.ask, "POST", "/v1/search", {"query": "Red Tide"}, **ADMIN) for _ in range(8)]
+            assert server.ask("POST", "/v1/passages", {"passages": [NEW]}, **ADMIN).status == 200
+            found = server.chat(cosup={"candidates": ["w9"], "ret_first": True}, headers=ADMIN)
+            assert found.status == 200, found.body
+            assert {future.result().status for future in busy} == {200}
+        server.wait_until_idle()
+        assert len(server.served.runner._lanes) == 1
+
+
+def test_changes_leave_no_open_file_behind(own_index: Path, toy_model: CoSupervisedModel) -> None:
+    """Thirty additions and deletions: as many descriptors as before, once nobody uses the old states."""
+
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with running(toy_model, own_index, **KEYS) as server:
+
+        def change() -> None:
+            assert server.ask("POST", "/v1/passages", {"passages": [NEW]}, **ADMIN).status == 200
+            assert server.ask("DELETE", "/v1/passages/w9", **ADMIN).status == 200
+
+        change()
+        gc.disable()
+        try:
+            before = opened()
+            for _ in range(15):
+                change()
+            assert server.chat(headers=ADMIN).status == 200
+            assert opened() - before < 12
+        finally:
+            gc.enable()
+
+
+def test_a_corpus_that_cannot_be_changed_is_our_fault(
+    own_index: Path, toy_model: CoSupervisedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 without a word of the server's folders, and the corpus as it was."""
+
+    def refuse(self: FaissIndex, *_: Any) -> None:
+        raise UsageError(f"cannot write an index to {own_index}: No space left on device")
+
+    with running(toy_model, own_index, **KEYS) as server:
+        monkeypatch.setattr(FaissIndex, "add", refuse)
+        refused = server.ask("POST", "/v1/passages", {"passages": [NEW]}, **ADMIN)
+        assert (refused.status, refused.error["code"]) == (503, "unavailable")
+        assert str(own_index) not in refused.body.decode()
+        assert len(server.served.corpus) == 16
+
+
+def test_a_client_that_goes_stops_its_embedding(server: Running) -> None:
+    """The pieces that are left are not computed."""
+    model, pieces = server.served.corpus.model, []
+    embed = model.embed_ids
+
+    def counted(batch: Any) -> Any:
+        pieces.append(len(batch))
+        time.sleep(0.1)
+        return embed(batch)
+
+    model.embed_ids = counted  # type: ignore[method-assign]
+    try:
+        content = json.dumps({"model": NAME, "input": ["x"] * 250}).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            head = "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            raw.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+            wait_for(lambda: len(pieces) >= 2)
+        server.wait_until_idle()
+        assert len(pieces) < 10
+    finally:
+        model.embed_ids = embed  # type: ignore[method-assign]

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 from cosup.modeling import CoSupervisedModel
 from cosup.serving.settings import Limits
-from tests.serving.servers import Running, running
+from tests.serving.servers import NAME, Running, running
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -60,6 +60,18 @@ def test_metrics_are_prometheus_text(server: Running) -> None:
     assert 'cosup_requests_total{method="POST",route="/v1/chat/completions",status="200"}' in text
 
 
+def test_times_are_those_that_passed(toy: Path, toy_model: CoSupervisedModel) -> None:
+    """Each step takes 0.2 s longer: reading the prompt took that long, and nobody waited."""
+    with running(toy_model, toy / "index", pace=0.2) as server:
+        server.chat(max_tokens=2)
+        text = server.served.runner.metrics.text().decode()
+        sums = {name: float(value) for name, value in re.findall(r"^cosup_(\w+)_seconds_sum (\S+)", text, re.MULTILINE)}
+        assert sums["prefill"] >= 0.2
+        assert sums["queue"] < 0.1
+        assert sums["answer"] >= sums["prefill"]
+        assert sums["decode_step"] >= 0.4
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_schemathesis_finds_no_fault(own_index: Path, toy_model: CoSupervisedModel) -> None:
@@ -69,6 +81,7 @@ def test_schemathesis_finds_no_fault(own_index: Path, toy_model: CoSupervisedMod
             f"{server.address}/openapi.json", headers={"Authorization": "Bearer root"}
         )
         asked = 0
+        statuses: dict[str, set[int]] = {}
         for result in schema.get_all_operations():
             operation = result.ok()
 
@@ -77,11 +90,16 @@ def test_schemathesis_finds_no_fault(own_index: Path, toy_model: CoSupervisedMod
             def check(case: Any) -> None:
                 nonlocal asked
                 asked += 1
+                if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+                    case.body["model"] = NAME  # else all would end at the name
                 response = case.call(headers={"Authorization": "Bearer root"})
+                statuses.setdefault(case.path, set()).add(response.status_code)
                 case.validate_response(response, checks=CHECKS)
 
             check()
         assert asked > 300
+        for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/search"):
+            assert {200, 400} <= statuses[path], path
         assert server.chat(headers={"Authorization": "Bearer root"}).status == 200
         server.wait_until_idle()
 

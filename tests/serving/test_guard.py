@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from cosup.errors import InputError, UsageError
 from cosup.modeling import CoSupervisedModel
 from cosup.serving.settings import Limits, ServeSettings, is_loopback, read_keys
-from tests.serving.servers import Running, running
+from tests.serving.servers import Running, running, wait_for
 
 CHAT = "/v1/chat/completions"
 
@@ -79,11 +80,20 @@ def test_an_open_server_is_not_asked_through_its_visitors_browser(server: Runnin
     for host in (f"127.0.0.1:{server.port}", "localhost", f"[::1]:{server.port}"):
         assert server.ask("GET", "/v1/models", Host=host).status == 200
     assert server.chat(headers={"Origin": "https://evil.example"}).error["code"] == "origin"
-    assert server.chat(headers={"Origin": "null"}).status == 403
+    for origin in ("null", "http://[", "http://", "file://", f"{server.address}/", f"{server.address}.evil.example"):
+        assert server.chat(headers={"Origin": origin}).status == 403, origin
     assert server.chat(headers={"Origin": server.address}).status == 200
     plain = server.ask("POST", CHAT, b'{"model": "toy"}', Content_Type="text/plain")
     assert plain.status == 400
     assert "access-control-allow-origin" not in server.ask("GET", "/v1/models").headers
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "https://our.site/", "our.site", "https://our.site/page", "https://*.our.site"]
+)
+def test_an_origin_that_no_browser_sends_is_refused_at_the_start(origin: str) -> None:
+    with pytest.raises(UsageError, match="expected a site such as https://our"):
+        ServeSettings(origins=(origin,))
 
 
 def test_pages_that_are_named_may_ask(toy: Path, toy_model: CoSupervisedModel) -> None:
@@ -126,6 +136,80 @@ def test_a_client_that_sends_slowly_is_not_waited_for(toy: Path, toy_model: CoSu
         assert server.chat().status == 200
 
 
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/chat/com", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"])
+def test_the_head_of_a_request_is_not_waited_for_either(toy: Path, toy_model: CoSupervisedModel, sent: bytes) -> None:
+    """Nothing, half a line, half a head; also behind a request that was answered."""
+    with running(toy_model, toy / "index", Limits(stalled_seconds=1)) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+            raw.sendall(sent)
+            began = time.monotonic()
+            assert _end_of(raw)
+            assert 0.5 < time.monotonic() - began < 8
+        if sent:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+                raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert b" 200 " in raw.recv(1000)
+                raw.sendall(sent)
+                assert _end_of(raw)
+        assert server.chat().status == 200
+
+
+def _end_of(raw: socket.socket) -> bool:
+    """Read to the end of a connection, whatever comes before it; whether there is one in time."""
+    try:
+        while raw.recv(1000):
+            pass
+        return True
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_a_client_that_takes_nothing_is_given_up(toy: Path, toy_model: CoSupervisedModel) -> None:
+    """More than the buffers between hold is on its way to it: the connection ends, and nothing of it is left."""
+    with running(toy_model, toy / "index", Limits(stalled_seconds=1)) as server:
+        content = json.dumps({"model": "toy", "input": ["x"] * 256}).encode()
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        with raw:
+            raw.connect(("127.0.0.1", server.port))
+            head = "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+            raw.sendall(request * 40)  # pipelined: answers of more than 5 MB
+            wait_for(lambda: not server.server.server_state.connections, 30)
+        assert server.chat().status == 200
+
+
+def test_deep_json_is_no_server_error(server: Running) -> None:
+    for depth in (100, 900, 940, 960, 980, 5000):
+        deep = '{"a": ' * depth + "1" + "}" * depth
+        body = (
+            f'{{"model": "toy", "messages": [{{"role": "user", "content": "x"}}], "metadata": {deep}, "max_tokens": 1}}'
+        )
+        assert server.ask("POST", CHAT, body.encode()).status in (200, 400), depth
+        body = f'{{"query": "x", "filter": {deep}}}'
+        assert server.ask("POST", "/v1/search", body.encode()).status == 400, depth
+
+
+def test_what_nobody_foresaw_is_told_in_our_form(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 with the kind of error and nothing else of it, an error of the disk among them."""
+
+    def broken(passage_id: str) -> None:
+        raise OSError(5, "Input/output error", "/srv/secret")
+
+    monkeypatch.setattr(server.served.corpus, "passage", broken)
+    reply = server.ask("GET", "/v1/passages/w0")
+    assert (reply.status, reply.error["type"]) == (500, "server_error")
+    assert "secret" not in reply.body.decode()
+
+
+def test_probes_may_ask_for_the_head_alone(server: Running) -> None:
+    for path in ("/", "/healthz", "/readyz"):
+        found = server.ask("HEAD", path)
+        assert (found.status, found.body) == (200, b""), path
+
+
 def test_limits_are_checked() -> None:
     with pytest.raises(UsageError, match="batch_size is 0; expected at least 1"):
         Limits(batch_size=0)
@@ -147,6 +231,7 @@ def test_the_pages_files_are_sent_with_a_policy_and_nothing_else_is(server: Runn
         "/web/../app.py",
         "/web/..%2fapp.py",
         "/web/nothing.js",
+        f"/web/{300 * 'a'}.js",
         "/web/",
         "/web/.hidden",
         "/web/%5c..%5capp.py",

@@ -15,14 +15,17 @@ function headers(key) {
 
 async function told(response) {
   let message = "";
+  let code = "";
   try {
-    message = (await response.json()).error?.message ?? "";
+    ({ message = "", code = "" } = (await response.json()).error ?? {});
   } catch {
     // no JSON: the status alone speaks
   }
   if (response.status === 429) return new Told("The server is busy: its queue is full. Try again in a few seconds.");
   if (response.status === 401) return new Told("This server needs an API key: put it in under Settings.", true);
-  if (response.status === 503) return new Told("The server is about to stop and takes no more questions.");
+  if (code === "no_such_passage") return new Told("This passage is no longer in the corpus.");
+  if (code === "stopping") return new Told("The server is about to stop and takes no more questions.");
+  if (response.status === 503) return new Told(`The server cannot do this now. ${message}`);
   if (response.status >= 500) return new Told(`Something went wrong on the server. ${message}`);
   return new Told(message ? `The question was not taken: ${message}` : `The question was not taken (${response.status}).`);
 }
@@ -44,15 +47,9 @@ export async function modelName(key) {
   return (await response.json()).data[0].id;
 }
 
-const passages = new Map();
-
 export async function passage(id, key) {
-  if (!passages.has(id)) {
-    const response = await fetched(`/v1/passages/${encodeURIComponent(id)}`, { headers: headers(key) });
-    passages.set(id, await response.json());
-    if (passages.size > 500) passages.delete(passages.keys().next().value);
-  }
-  return passages.get(id);
+  const response = await fetched(`/v1/passages/${encodeURIComponent(id)}`, { headers: headers(key) });
+  return response.json();
 }
 
 // Calls `on` with each chunk of an answer; resolves when it is whole.

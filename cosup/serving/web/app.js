@@ -12,6 +12,7 @@ let turns = [];
 let conversation = crypto.randomUUID ? crypto.randomUUID() : String(Date.now());
 let running = null;
 let shown = null; // the claim whose passage is on show
+let returned = null; // the claim that focus comes back to when its dialog closes
 
 // -- theme ------------------------------------------------------------------------------------------------------------
 
@@ -30,8 +31,14 @@ at("theme").addEventListener("click", () => {
 
 async function onClaim(node, citations, how) {
   if (how === "open") {
-    pop.hidden = true;
+    shown = null;
+    returned = node;
+    hidePop();
     await openPassage(citations[0].passage_id, citations[0].marks, `Cited as [${citations[0].n}], score ${citations[0].score.toFixed(3)}`);
+    return;
+  }
+  if (how === "show" && (returned === node || document.querySelector("dialog[open]"))) {
+    returned = null;
     return;
   }
   shown = how === "show" ? node : shown === node ? null : shown;
@@ -116,6 +123,7 @@ async function ask(text) {
   at("notice").hidden = true;
   at("empty").hidden = true;
   const request = requestFor(text);
+  question.value = "";
   const turn = new Turn(text, { onClaim, onHit: (id) => openPassage(id) });
   at("conversation").append(turn.node);
   running = new AbortController();
@@ -126,16 +134,15 @@ async function ask(text) {
     if (!model) request.model = model = await api.modelName(store.key());
     await api.answer(request, store.key(), running.signal, (chunk) => take(turn, chunk));
     turns.push(turn);
-    question.value = "";
     conclude(turn);
   } catch (error) {
     turn.end("broken");
     if (error.name === "AbortError") { turn.remark("Stopped."); say("Stopped."); }
-    else { notice(error); say(""); if (!turn.text) turn.node.remove(); else turn.remark("This answer is not whole."); }
+    else { notice(error); say(""); question.value ||= text; if (!turn.text) turn.node.remove(); else turn.remark("This answer is not whole."); }
   } finally {
     running = null;
     asking(false);
-    question.focus({ preventScroll: true });
+    if (document.activeElement === document.body) question.focus({ preventScroll: true });
   }
 }
 
