@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,23 @@ def server(toy: Path, toy_model: CoSupervisedModel) -> Iterator[Running]:
 
 def test_an_answer_streams_in_with_claims_and_searches(toy: Path, toy_model: CoSupervisedModel, browser: Any) -> None:
     """Text comes before the end; each claim is underlined as it closes; the searches stand beside it with bars."""
-    with running(toy_model, toy / "index", pace=0.05) as slow:
+    with running(toy_model, toy / "index") as slow:
+        scheduler, go_on = slow.served.runner._lanes[-1].scheduler, threading.Event()
+        step = scheduler.step
+
+        def held() -> Any:
+            if scheduler.rows and scheduler.rows[0].retrievals == 2:  # one claim is closed, the other is not
+                go_on.wait(60)
+            return step()
+
+        scheduler.step = held  # type: ignore[method-assign]
         tab = Tab(browser, slow)
         tab.ask()
         tab.page.wait_for_selector("a.claim")
-        assert not tab.page.locator("#status").inner_text().startswith("Done")
+        assert tab.page.locator("#status").inner_text().startswith("Reading ")
         assert tab.page.locator(".answer.writing").count() == 1
+        assert tab.page.locator("a.claim").count() == 1
+        go_on.set()
         text = tab.done()
         expected = slow.chat().json["choices"][0]["message"]
         assert text == expected["content"]

@@ -174,7 +174,7 @@ def test_what_is_no_passage_is_refused(
 
 def test_an_answer_keeps_to_the_index_it_began_with(own_index: Path, toy_model: CoSupervisedModel) -> None:
     """Its passages are deleted while it is written: it cites them still; one that begins later cannot."""
-    with running(toy_model, own_index, pace=0.05, **KEYS) as server:
+    with running(toy_model, own_index, pace=0.3, **KEYS) as server:
         found: list[Any] = []
         asking = threading.Thread(target=lambda: found.append(server.chat(headers=ADMIN)))
         asking.start()

@@ -66,7 +66,7 @@ def test_a_client_that_goes_frees_its_row_at_once(toy: Path, toy_model: CoSuperv
 
 
 def test_a_client_that_goes_while_it_waits_leaves_the_queue(toy: Path, toy_model: CoSupervisedModel) -> None:
-    with running(toy_model, toy / "index", Limits(batch_size=1), pace=0.1) as server:
+    with running(toy_model, toy / "index", Limits(batch_size=1), pace=0.3) as server:
         first = send(server.port, chat_body(ASKED, stream=True))
         wait_for(lambda: server.served.runner.running == 1)
         second = send(server.port, chat_body(ASKED, stream=True))
@@ -94,7 +94,7 @@ def test_past_the_queue_requests_are_refused_and_told_when_to_come_back(
     toy: Path, toy_model: CoSupervisedModel
 ) -> None:
     """One is written, one waits, and so 4 of 6 are refused; what was taken is answered; then there is room again."""
-    with running(toy_model, toy / "index", Limits(batch_size=1, queue=1), pace=0.1) as server:
+    with running(toy_model, toy / "index", Limits(batch_size=1, queue=1), pace=0.3) as server:
         held = send(server.port, chat_body(ASKED, stream=True))
         wait_for(lambda: server.served.runner.running == 1)
         with ThreadPoolExecutor(5) as pool:
@@ -110,7 +110,7 @@ def test_past_the_queue_requests_are_refused_and_told_when_to_come_back(
 
 
 def test_searches_and_embeddings_count_in_the_queue_too(toy: Path, toy_model: CoSupervisedModel) -> None:
-    with running(toy_model, toy / "index", Limits(batch_size=1, queue=0), pace=0.1) as server:
+    with running(toy_model, toy / "index", Limits(batch_size=1, queue=0), pace=0.3) as server:
         held = send(server.port, chat_body(ASKED, stream=True))
         wait_for(lambda: server.served.runner.running == 1)
         assert server.ask("POST", "/v1/search", {"query": "Red Tide"}).status == 429
@@ -125,7 +125,7 @@ def test_searches_and_embeddings_count_in_the_queue_too(toy: Path, toy_model: Co
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_that_takes_too_long_ends_as_it_is(toy: Path, toy_model: CoSupervisedModel, stream: bool) -> None:
-    with running(toy_model, toy / "index", Limits(seconds=1), pace=0.15) as server:
+    with running(toy_model, toy / "index", Limits(seconds=1), pace=0.4) as server:
         reply = server.chat(stream=stream)
         assert reply.status == 200
         last = reply.events[-1] if stream else reply.json
@@ -152,7 +152,7 @@ def test_who_waits_too_long_is_told(toy: Path, toy_model: CoSupervisedModel) -> 
 
 def test_a_step_that_fails_fails_its_answers_and_not_the_server(toy: Path, toy_model: CoSupervisedModel) -> None:
     """500 where nothing was sent, an error event where a stream had begun; the next question is answered."""
-    with running(toy_model, toy / "index", pace=0.05) as server:
+    with running(toy_model, toy / "index", pace=0.2) as server:
         lane = server.served.runner._lanes[-1]
         raw = send(server.port, chat_body(ASKED, stream=True))
         read_until(raw, b"data: ")
@@ -212,7 +212,7 @@ def test_one_answers_search_that_fails_fails_that_answer_alone(
 
 def test_an_engine_that_is_gone_is_told_and_nobody_waits_for_it(toy: Path, toy_model: CoSupervisedModel) -> None:
     """A step fails and no new batch can be made: who waits is told, probes say so, and so is who comes later."""
-    with running(toy_model, toy / "index", pace=0.05) as server:
+    with running(toy_model, toy / "index", pace=0.3) as server:
         lane = server.served.runner._lanes[-1]
         found: list[Any] = []
         asking = [threading.Thread(target=lambda: found.append(server.chat())) for _ in range(3)]
@@ -238,7 +238,7 @@ def test_an_engine_that_is_gone_is_told_and_nobody_waits_for_it(toy: Path, toy_m
 
 
 def test_draining_finishes_what_is_written_and_refuses_the_rest(toy: Path, toy_model: CoSupervisedModel) -> None:
-    with running(toy_model, toy / "index", Limits(batch_size=1), pace=0.05) as server:
+    with running(toy_model, toy / "index", Limits(batch_size=1), pace=0.2) as server:
         found: list[Any] = []
         asking = [threading.Thread(target=lambda: found.append(server.chat())) for _ in range(2)]
         asking[0].start()
@@ -257,7 +257,7 @@ def test_draining_finishes_what_is_written_and_refuses_the_rest(toy: Path, toy_m
 @pytest.mark.parametrize("stream", [True, False])
 def test_after_the_grace_answers_end_as_they_are(toy: Path, toy_model: CoSupervisedModel, stream: bool) -> None:
     """Whole in form: a reason, and the end of the stream."""
-    with running(toy_model, toy / "index", Limits(grace_seconds=1), pace=0.2) as server:
+    with running(toy_model, toy / "index", Limits(grace_seconds=1), pace=0.4) as server:
         found: list[Any] = []
         asking = threading.Thread(target=lambda: found.append(server.chat(stream=stream)))
         asking.start()
