@@ -21,11 +21,32 @@ from cosup.experimenting import axis_of, main_json, spaces_by_name
 from cosup.experiments import figures
 from cosup.experiments.plan import Experiment, load_experiment
 from cosup.experiments.run import read_records, steps_of
-from cosup.experiments.table import COLUMNS, SystemScores, cell_of, collect, differences, group_names, markdown
+from cosup.experiments.table import (
+    COLUMNS,
+    SystemScores,
+    cell_of,
+    collect,
+    difference_lines,
+    differences,
+    group_names,
+    markdown,
+)
 
 MAIN = Path("recipes/experiments/main.yaml")
 ANALYSES = Path("recipes/experiments/analyses")
-ORDER = ("tuning", "lambda", "embedder", "passages", "negatives", "similarity", "masking", "start", "geometry")
+ORDER = (
+    "writing",
+    "tuning",
+    "search",
+    "lambda",
+    "embedder",
+    "passages",
+    "negatives",
+    "similarity",
+    "masking",
+    "start",
+    "geometry",
+)
 NOTES = "<!-- notes -->"
 START, END = "<!-- results -->", "<!-- /results -->"
 APPENDIX = "answer_passage_precision"
@@ -158,6 +179,7 @@ def _analysis(own: Measured, name: str, folder: Path) -> list[str]:
         figures.draw_systems(systems, picture)
     lines = [f"## {name.capitalize()}", "", question, "", *_conditions(own), ""]
     lines += [*_columns(systems, COLUMNS, groups=True), "", f"![{question}]({folder.name}/{name}.png)", ""]
+    lines += [*difference_lines(differences(systems, experiment.comparisons)), ""] if experiment.comparisons else []
     names = {system.key: system.name for system in experiment.systems}
     if spaces := spaces_by_name(names, own.records):
         figures.draw_geometry(spaces, folder / "geometry-steps.png")

@@ -187,7 +187,7 @@ def markdown(systems: Sequence[SystemScores], found: Differences) -> str:
         lines += markdown_table([["system", *COLUMNS], *([o.key, *_cells(o, group)] for o in systems)])
     for column in COLUMNS:
         lines += _by_task(systems, column)
-    return "\n".join([*lines, *_differences(found)]) + "\n"
+    return "\n".join([*lines, *difference_lines(found)]) + "\n"
 
 
 def _by_task(systems: Sequence[SystemScores], column: str) -> list[str]:
@@ -198,7 +198,8 @@ def _by_task(systems: Sequence[SystemScores], column: str) -> list[str]:
     return ["", f"### {_title(column)} by task", "", *markdown_table([["system", *tasks], *rows])]
 
 
-def _differences(found: Differences) -> list[str]:
+def difference_lines(found: Differences) -> list[str]:
+    """Return the table of paired differences, with its heading; nothing where there are none."""
     if not found:
         return []
     rows = [["system", "against", "measure", "tasks", "difference, points", "p", "better in"]]
