@@ -78,7 +78,7 @@ def serve(
     from cosup.serving.app import Served
     from cosup.serving.corpus import Corpus
     from cosup.serving.runner import Runner
-    from cosup.serving.server import run_server
+    from cosup.serving.server import bound, run_server
     from cosup.serving.settings import ADMIN_KEYS_VARIABLE, KEYS_VARIABLE, Limits, ServeSettings, read_keys
 
     own = ServeSettings(
@@ -90,20 +90,23 @@ def serve(
         origins=listening.origins,
         limits=replace(Limits(), **dict(listening.limits)),
     )
-    corpus = Corpus(places[1], load(places[0]), settings)
-    runner = Runner(corpus.engine(), own.limits, lambda: len(corpus))
 
     def announce(address: str) -> None:
-        shell.note(f"{own.name} over {len(corpus):,} passages; the page: {address}  the API: {address}/v1")
+        shell.result(address)
+        shell.note(f"{own.name} over {len(served.corpus):,} passages: the page at /, the API at /v1")
         if own.is_open:
             shell.note(
                 f"no API key is set: only this machine can ask ({KEYS_VARIABLE} or --api-keys FILE lets others in)"
             )
-        shell.result(address)
+        if own.admin_keys:
+            shell.note("an admin key is set: whoever has it can change the corpus")
         if opens and sys.stdout.isatty():
             webbrowser.open(address)
 
-    run_server(Served(own, corpus, runner), announce)
+    with bound(own.host, own.port, own.limits.stalled_seconds) as place:  # before the weights, which take their time
+        corpus = Corpus(places[1], load(places[0]), settings)
+        served = Served(own, corpus, Runner(corpus.engine(), own.limits, lambda: len(corpus)))
+        run_server(place, served, announce)
 
 
 def _name_of(folder: Path) -> str:

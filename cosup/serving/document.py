@@ -33,10 +33,17 @@ _WHAT = {
 }
 
 
-async def told(_: Request, error: Exception) -> JSONResponse:
+async def told(request: Request, error: Exception) -> JSONResponse:
     """Turn what went wrong into OpenAI's form."""
     if isinstance(error, HTTPException):
-        response = ApiError(error.status_code, str(error.detail)).response()
+        text = str(error.detail)
+        if error.status_code == 404:
+            text = f"there is no {request.url.path[:200]!r} here; /openapi.json lists the routes"
+        elif error.status_code == 405:
+            text = (
+                f"this route does not take {request.method[:20]}; send {(error.headers or {}).get('Allow', 'another')}"
+            )
+        response = ApiError(error.status_code, text).response()
         response.headers.update(error.headers or {})
         return response
     return as_api_error(error).response()
@@ -63,15 +70,20 @@ async def nobody_there(_: Request, error: Exception) -> Response:  # noqa: ARG00
 
 def _invalid(error: RequestValidationError) -> ApiError:
     """Say which field of a request is wrong, and how; its value is not repeated."""
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])  # it may be what another lacks
     place = [str(part) for part in first["loc"] if part != "body"]
+    name = ".".join(place)[:200]
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON", code="invalid_json")
     if first["type"] == "extra_forbidden":
-        hint = did_you_mean(place[-1], _fields_at(place[:-1]))
-        return ApiError(400, f"unknown field {'.'.join(place)[:200]!r}{hint}", ".".join(place)[:200])
-    where = ".".join(place)[:200] or "the body"
-    return ApiError(400, f"{where}: {first['msg']}", ".".join(place)[:200] or None)
+        return ApiError(400, f"unknown field {name!r}{did_you_mean(place[-1], _fields_at(place[:-1]))}", name)
+    if name in form.NEUTRAL_ONLY:
+        return ApiError(400, f"{name} cannot be honoured here; leave it out", name, "unsupported")
+    if "metadata" in place and place[0] == "passages":
+        place = place[: place.index("metadata") + 2]
+        return ApiError(400, f"{'.'.join(place)[:200]}: expected text, a number, true or false", ".".join(place)[:200])
+    return ApiError(400, f"{name or 'the body'}: {first['msg']}", name or None)
 
 
 def _fields_at(place: Sequence[str]) -> list[str]:

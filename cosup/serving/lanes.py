@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
+from cosup.errors import InputError
 from cosup.generation.engine import Engine
 from cosup.generation.events import Event, Finished, Retrieved
 from cosup.generation.rows import Row
@@ -40,11 +41,18 @@ class Lane:
         """Let an answer wait for its place.
 
         Raises:
-            InputError: the question cannot be asked.
+            ApiError: the question cannot be asked.
         """
-        row = self.engine.row(job.question, job.settings)
-        for passage_id in job.question.candidates or ():
-            self.retriever.passage(passage_id)
+        try:
+            row = self.engine.row(job.question, job.settings)
+        except InputError as error:
+            text = str(error).replace(f"question '{job.question.id}'", "the question")
+            raise ApiError(400, text, "messages", "context_length_exceeded") from None
+        try:
+            for passage_id in job.question.candidates or ():
+                self.retriever.passage(passage_id)
+        except InputError as error:
+            raise ApiError(400, str(error), "cosup.candidates", "no_such_passage") from None
         job.row, job.prompt_tokens, job.stream = row, len(row.pending), None
         if job.live and job.settings.beam_size == 1:  # of a beam nothing is certain before the end
             job.stream = self.engine.events(row)

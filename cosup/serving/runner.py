@@ -109,8 +109,7 @@ class Runner:
         Closing the iterator takes the answer out of the batch at once.
 
         Raises:
-            ApiError: the queue is full, the server stops, or the question waited too long.
-            InputError: the question cannot be asked.
+            ApiError: the queue is full, the server stops, the question cannot be asked, or it waited too long.
         """
         deadline = time.monotonic() + self.limits.seconds
         job = Job(question, settings, live, with_hits, asyncio.get_running_loop(), deadline)
@@ -247,7 +246,7 @@ class Runner:
         try:
             self._lanes[-1].begin(job)
         except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on
-            self._deliver([(job, error if isinstance(error, CosupError) else failure(error))])
+            self._deliver([(job, failure(error))])
 
     def _step(self) -> None:
         """Step every lane once, tell what has happened, and drop the old lanes that are done."""

@@ -138,6 +138,15 @@ class ChatRequest(Request):
     modalities: list[Literal["text"]] | None = None
 
 
+NEUTRAL_ONLY = frozenset(
+    {
+        *("n", "frequency_penalty", "presence_penalty", "logprobs", "stop", "tools", "tool_choice", "logit_bias"),
+        *("response_format.type", "modalities.0"),
+    }
+)
+"""Fields of a `ChatRequest` that are taken only where they ask for what is so anyway."""
+
+
 class UrlCitation(BaseModel):
     """Where a claim stands in the content, in characters (code points), and what it rests on."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -14,26 +15,24 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cosup.errors import CosupError
+from cosup.errors import NOTICE, CosupError
 from cosup.serving.app import Served, create_app
 
+logger = logging.getLogger(__name__)
 
-def run_server(served: Served, announce: Callable[[str], None]) -> None:
+
+def run_server(place: socket.socket, served: Served, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, then let the answers on their way come to their ends.
 
     Args:
+        place: of `bound`.
         served: what is served.
         announce: called with the address, once it can be reached.
-
-    Raises:
-        CosupError: the address cannot be bound to.
     """
-    settings = served.settings
-    with bound(settings.host, settings.port, settings.limits.stalled_seconds) as place, _terminated_quietly():
-        config = config_of(served)
-        port = place.getsockname()[1]
-        name = f"[{settings.host}]" if ":" in settings.host else settings.host
-        _Server(config, served, lambda: announce(f"http://{name}:{port}")).run(sockets=[place])
+    host = served.settings.host
+    name, port = f"[{host}]" if ":" in host else host, place.getsockname()[1]
+    with _terminated_quietly():
+        _Server(config_of(served), served, lambda: announce(f"http://{name}:{port}")).run(sockets=[place])
 
 
 def config_of(served: Served) -> uvicorn.Config:
@@ -96,6 +95,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no more answers, and stop once those on their way are written."""
+        logger.log(NOTICE, "stopping; %d answers are on their way", self.served.runner.running)
         self.served.runner.drain()
         super().handle_exit(sig, frame)
 

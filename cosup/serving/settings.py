@@ -72,7 +72,7 @@ class ServeSettings:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if not (self.keys or self.admin_keys) and not is_loopback(self.host):
+        if self.is_open and not is_loopback(self.host):
             raise UsageError(
                 f"--host {self.host} can be reached from elsewhere and there is no API key; set {KEYS_VARIABLE} or "
                 "give --api-keys FILE, or leave --host out"
@@ -84,8 +84,8 @@ class ServeSettings:
 
     @property
     def is_open(self) -> bool:
-        """Whether whoever reaches the address may ask."""
-        return not (self.keys or self.admin_keys)
+        """Whether whoever reaches the address may ask; changing the corpus needs an admin key all the same."""
+        return not self.keys
 
 
 def is_loopback(host: str) -> bool:

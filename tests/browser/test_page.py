@@ -133,7 +133,7 @@ def test_an_answer_streams_in_with_claims_and_searches(toy: Path, toy_model: CoS
         assert tab.page.locator(".cite").all_inner_texts() == ["[1]", "[2]"]
         searches = tab.page.locator(".searches > ol > li")
         assert searches.count() == 2
-        assert searches.first.locator(".hits button").count() == 5
+        assert searches.first.locator(".hits button").count() == 10
         assert searches.first.locator("li.read .title").inner_text() == spans[0]["title"]
         widths = [e.bounding_box()["width"] for e in searches.first.locator(".bar i").all()]
         assert widths == sorted(widths, reverse=True)
@@ -173,8 +173,7 @@ def test_a_claim_shows_its_passage_with_the_supporting_sentence(server: Running,
 def test_the_whole_page_is_reached_by_tab(server: Running, browser: Any) -> None:
     """Asking, claims and hits, in the order of reading, without a trap; on a narrow screen the options unfold."""
     tab = Tab(browser, server)
-    tab.page.keyboard.press("Tab")
-    assert tab.page.evaluate("document.activeElement.className") == "skip"
+    assert tab.page.evaluate("document.activeElement.id") == "question"
     tab.ask()
     tab.done()
     tab.page.mouse.click(2, 2)
@@ -182,7 +181,7 @@ def test_the_whole_page_is_reached_by_tab(server: Running, browser: Any) -> None
     for _ in range(40):
         tab.page.keyboard.press("Tab")
         seen.append(tab.page.evaluate("(document.activeElement.id || document.activeElement.className || 'body')"))
-    for wanted in ("theme", "claim", "question", "send", "share", "sampled", "top-k", "threshold", "ret-first"):
+    for wanted in ("theme", "claim", "question", "send", "share", "decoding", "top-k", "threshold", "ret-first"):
         assert wanted in seen, wanted
     assert seen.index("theme") < seen.index("claim") < seen.index("question")
     tab.close()
@@ -212,14 +211,31 @@ def test_a_follow_up_sends_the_conversation(server: Running, browser: Any) -> No
     tab.close()
 
 
+def test_what_cannot_be_asked_is_said_before_it_is_sent(server: Running, browser: Any) -> None:
+    tab = Tab(browser, server)
+    sent: list[str] = []
+    tab.page.on("request", lambda r: sent.append(r.url) if r.method == "POST" else None)
+    tab.page.keyboard.press("Enter")
+    assert tab.page.locator("#status").inner_text() == "Type a question first."
+    tab.page.click("#share")
+    assert "Type a question first" in tab.page.locator("#status").inner_text()
+    for value in ("0", "101", "1.5"):
+        tab.page.fill("#top-k", value)
+        tab.ask()
+        assert tab.page.locator(".turn").count() == 0
+    assert sent == []
+    tab.close()
+
+
 def test_controls_reach_the_request(server: Running, browser: Any) -> None:
     tab = Tab(browser, server)
     sent: list[Any] = []
     tab.page.on("request", lambda r: sent.append(r.post_data_json) if r.method == "POST" else None)
     tab.ask()
     tab.done()
-    assert (sent[0]["temperature"], sent[0]["cosup"]) == (0, {"hits": True, "top_k": 5, "ret_first": False})
-    tab.page.check("#sampled")
+    assert sent[0].keys() == {"model", "messages", "cosup", "stream"}  # all else is as the server was started
+    assert sent[0]["cosup"] == {"hits": True}
+    tab.page.select_option("#decoding", "sampled")
     tab.page.fill("#top-k", "3")
     tab.page.fill("#threshold", "0.25")
     tab.page.check("#ret-first")
@@ -318,12 +334,12 @@ def test_a_key_is_asked_for_and_used(toy: Path, toy_model: CoSupervisedModel, br
     with running(toy_model, toy / "index", keys=frozenset({"secret"})) as server:
         tab = Tab(browser, server)
         assert "needs an API key" in tab.notice()
-        tab.page.click("#open-settings")
+        tab.ask()
+        tab.page.wait_for_selector("#settings[open]")
         tab.page.fill("#key", "secret")
         tab.page.keyboard.press("Enter")
         tab.until("document.getElementById('model').textContent === 'toy'")
-        tab.ask()
-        tab.done()
+        tab.done()  # the question that waited for the key is asked
         tab.page.locator("a.claim").first.hover()
         tab.page.wait_for_selector("#pop mark")
         assert tab.page.evaluate("JSON.stringify(localStorage).includes('secret')") is False
@@ -411,5 +427,5 @@ def test_the_theme_is_kept(server: Running, browser: Any) -> None:
     tab.page.click("#theme")
     tab.page.reload()
     assert tab.page.evaluate("document.documentElement.dataset.theme") == "dark"
-    assert tab.page.locator("#theme").get_attribute("aria-pressed") == "true"
+    assert tab.page.locator("#theme").inner_text() == "Light"
     tab.close()

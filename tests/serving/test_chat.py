@@ -284,9 +284,10 @@ def test_what_clients_send_by_habit_is_taken(server: Running) -> None:
     [
         ({"temprature": 1}, "temprature", "unknown field 'temprature' (did you mean 'temperature'?)"),
         ({"cosup": {"topk": 3}}, "cosup.topk", "unknown field 'cosup.topk' (did you mean 'top_k'?)"),
-        ({"n": 2}, "n", "n: "),
-        ({"stop": ["x"]}, "stop", "stop: "),
-        ({"tools": [{"type": "function"}]}, "tools", "tools: "),
+        ({"n": 2}, "n", "n cannot be honoured here; leave it out"),
+        ({"stop": ["x"]}, "stop", "stop cannot be honoured here"),
+        ({"tools": [{"type": "function"}]}, "tools", "tools cannot be honoured here"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type", "cannot be honoured here"),
         ({"temperature": 3}, "temperature", "temperature: Input should be less than or equal to 2"),
         ({"max_tokens": 0}, "max_tokens", "max_tokens: "),
         ({"messages": []}, "messages", "messages: "),
@@ -302,7 +303,7 @@ def test_what_clients_send_by_habit_is_taken(server: Running) -> None:
         ({"cosup": {"filter": {"year": {"gt": 10**400}}}}, "cosup.filter", "not finite or beyond 64 bits"),
         ({"cosup": {"filter": {"year": [1, float("inf")]}}}, "cosup.filter", "not finite or beyond 64 bits"),
         ({"cosup": {"candidates": []}}, "cosup.candidates", "cosup.candidates: "),
-        ({"cosup": {"candidates": ["nowhere"]}}, None, "no passage 'nowhere' among the 16 of the index"),
+        ({"cosup": {"candidates": ["nowhere"]}}, "cosup.candidates", "no passage 'nowhere' among the 16 of the index"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -320,7 +321,11 @@ def test_what_cannot_be_used_is_refused_by_name(
 def test_a_question_that_does_not_fit_is_refused_with_its_length(server: Running) -> None:
     reply = server.chat("Where was she born? " * 400)
     assert reply.status == 400
+    assert reply.error["message"].startswith("the question has ")
     assert "tokens with its prompt; the context of" in reply.error["message"]
+    assert (reply.error["param"], reply.error["code"]) == ("messages", "context_length_exceeded")
+    misspelt = server.ask("POST", "/v1/chat/completions", {"model": NAME, "mesages": []})
+    assert misspelt.error["message"] == "unknown field 'mesages' (did you mean 'messages'?)"
 
 
 @pytest.mark.parametrize(
@@ -349,4 +354,4 @@ def test_unknown_routes_and_methods_are_refused_in_the_same_form(server: Running
     )
     wrong = server.ask("GET", "/v1/chat/completions")
     assert (wrong.status, wrong.headers["allow"]) == (405, "POST")
-    assert wrong.error["type"] == "invalid_request_error"
+    assert wrong.error["message"] == "this route does not take GET; send POST"

@@ -155,7 +155,10 @@ def test_any_id_can_be_asked_for(own_index: Path, toy_model: CoSupervisedModel, 
         ([{"id": "", "text": "x"}], "passages.0.id: "),
         ([{"id": "x", "text": "   "}], "field 'text' is"),
         ([{"id": "x", "text": "y", "titel": "z"}], "unknown field 'passages.0.titel' (did you mean 'title'?)"),
-        ([{"id": "x", "text": "y", "metadata": {"a": [1]}}], "passages.0.metadata.a"),
+        (
+            [{"id": "x", "text": "y", "metadata": {"a": [1]}}],
+            "passages.0.metadata.a: expected text, a number, true or false",
+        ),
         ([{"id": f"x{i}", "text": "y"} for i in range(257)], "257 passages; expected 256 at most in a request"),
     ],
 )

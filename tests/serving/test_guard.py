@@ -41,6 +41,14 @@ def test_with_keys_nobody_else_asks(toy: Path, toy_model: CoSupervisedModel) -> 
         assert server.ask("POST", "/v1/passages", {}, Authorization="Bearer root").status == 400
 
 
+def test_with_an_admin_key_alone_asking_stays_open(toy: Path, toy_model: CoSupervisedModel) -> None:
+    """On this machine; what changes the corpus needs the key."""
+    with running(toy_model, toy / "index", admin_keys=frozenset({"root"})) as server:
+        assert server.chat().status == 200
+        assert server.ask("DELETE", "/v1/passages/w0").status == 401
+        assert server.ask("DELETE", "/v1/passages/w0", Authorization="Bearer other").status == 403
+
+
 def test_without_an_admin_key_the_corpus_stays(server: Running) -> None:
     refused = server.ask("DELETE", "/v1/passages/w0")
     assert (refused.status, refused.error["code"]) == (403, "no_admin_key")
@@ -65,6 +73,8 @@ def test_without_a_key_only_this_machine_is_served() -> None:
     for host in ("0.0.0.0", "192.168.0.2", "::", "example.org"):
         with pytest.raises(UsageError, match="can be reached from elsewhere and there is no API key"):
             ServeSettings(host=host)
+        with pytest.raises(UsageError, match="there is no API key"):
+            ServeSettings(host=host, admin_keys=frozenset({"k"}))
         assert not ServeSettings(host=host, keys=frozenset({"k"})).is_open
     assert [is_loopback(h) for h in ("localhost", "127.3.2.1", "::1", "10.0.0.1", "x")] == [True] * 3 + [False] * 2
 

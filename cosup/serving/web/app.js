@@ -11,6 +11,7 @@ let model = "";
 let turns = [];
 let conversation = crypto.randomUUID ? crypto.randomUUID() : String(Date.now());
 let running = null;
+let wantsKey = false; // whether a question waits for an API key
 let shown = null; // the claim whose passage is on show
 let returned = null; // the claim that focus comes back to when its dialog closes
 
@@ -18,7 +19,7 @@ let returned = null; // the claim that focus comes back to when its dialog close
 
 function useTheme(name) {
   document.documentElement.dataset.theme = name;
-  at("theme").setAttribute("aria-pressed", String(name === "dark"));
+  at("theme").textContent = name === "dark" ? "Light" : "Dark";
 }
 useTheme(store.theme() ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
 at("theme").addEventListener("click", () => {
@@ -89,7 +90,9 @@ async function openPassage(id, marks = [], about = "") {
 function notice(error) {
   at("notice").textContent = error.message;
   at("notice").hidden = false;
-  if (error.needsKey) at("settings").showModal();
+  if (error.needsKey && !at("settings").open) at("settings").showModal();
+  wantsKey = Boolean(error.needsKey);
+  at("empty").hidden = document.querySelector(".turn") !== null;
 }
 
 function say(words) { at("status").textContent = words; }
@@ -98,18 +101,16 @@ function requestFor(text) {
   const earlier = !at("follow").checked ? [] : turns.flatMap((turn) => [
     { role: "user", content: turn.question }, { role: "assistant", content: turn.text },
   ]);
-  const threshold = at("threshold").value;
+  const number = (id) => (at(id).value === "" ? undefined : Number(at(id).value));
+  const decoding = at("decoding").value;
+  const temperature = decoding === "greedy" ? 0 : decoding === "sampled" ? number("temperature") ?? 0.7 : undefined;
+  // What is undefined is left out: then it is as the server was started.
   return {
     model,
     messages: [...earlier, { role: "user", content: text }],
-    max_tokens: Number(at("tokens").value) || 256,
-    temperature: at("sampled").checked ? Number(at("temperature").value) || 0.7 : 0,
-    cosup: {
-      hits: true,
-      top_k: Number(at("top-k").value) || 5,
-      ret_first: at("ret-first").checked,
-      ...(threshold === "" ? {} : { threshold: Number(threshold) }),
-    },
+    max_tokens: number("tokens"),
+    temperature,
+    cosup: { hits: true, top_k: number("top-k"), threshold: number("threshold"), ret_first: at("ret-first").checked || undefined },
   };
 }
 
@@ -119,7 +120,9 @@ function asking(is) {
 }
 
 async function ask(text) {
-  if (running || !text.trim()) return;
+  if (running) return;
+  if (!text.trim()) { say("Type a question first."); return; }
+  if (!at("ask").reportValidity()) return;
   at("notice").hidden = true;
   at("empty").hidden = true;
   const request = requestFor(text);
@@ -138,7 +141,7 @@ async function ask(text) {
   } catch (error) {
     turn.end("broken");
     if (error.name === "AbortError") { turn.remark("Stopped."); say("Stopped."); }
-    else { notice(error); say(""); question.value ||= text; if (!turn.text) turn.node.remove(); else turn.remark("This answer is not whole."); }
+    else { if (!turn.text) turn.node.remove(); question.value ||= text; notice(error); say(""); if (turn.text) turn.remark("This answer is not whole."); }
   } finally {
     running = null;
     asking(false);
@@ -187,6 +190,7 @@ at("stop").addEventListener("click", () => running?.abort());
 
 at("share").addEventListener("click", async () => {
   const text = question.value.trim() || turns.at(-1)?.question || "";
+  if (!text) { say("Type a question first; the link will hold it."); return; }
   const link = `${location.origin}${location.pathname}#q=${encodeURIComponent(text)}`;
   try {
     await navigator.clipboard.writeText(link);
@@ -229,6 +233,7 @@ at("open-settings").addEventListener("click", () => { at("key").value = store.ke
 at("settings").addEventListener("close", async () => {
   store.keepKey(at("key").value.trim());
   await greet();
+  if (model && wantsKey && question.value.trim()) { wantsKey = false; ask(question.value); }
 });
 
 async function greet() {
