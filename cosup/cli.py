@@ -368,7 +368,7 @@ def ask(
     """Answer one question and show the passages it cites.
 
     \b
-    cosup ask --model runs/demo/model --index runs/demo/index "Where was Ada Thorne born?"
+    cosup ask --model runs/demo/model --index runs/demo/index "What is Copper Cove known for making?"
     """
     from cosup.records import Question
 
