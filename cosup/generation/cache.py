@@ -218,18 +218,20 @@ def _pick(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return states.gather(2, index)
 
 
-_TRIED_OUT: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()  # why not, empty where slots fit
+# Why slots do not fit a generator in a type and on a device; empty where they do.
+_TRIED_OUT: WeakKeyDictionary[PreTrainedModel, dict[tuple[torch.dtype, torch.device], str]] = WeakKeyDictionary()
 
 
 def cache_class(generator: PreTrainedModel) -> type[RowCache]:
     """Return the way of keeping rows that fits a generator; slots are tried out first, once for each generator."""
     if generator.config.get_text_config()._attn_implementation != PACKED:
         return PaddedRows
-    if generator not in _TRIED_OUT:
-        _TRIED_OUT[generator] = _against_slots(generator)
-        if reason := _TRIED_OUT[generator]:
+    tried, state = _TRIED_OUT.setdefault(generator, {}), (generator.dtype, generator.device)
+    if state not in tried:
+        tried[state] = _against_slots(generator)
+        if reason := tried[state]:
             logger.info("%s cannot keep its rows in slots (%s); they are padded", type(generator).__name__, reason)
-    return PaddedRows if _TRIED_OUT[generator] else SlotRows
+    return PaddedRows if tried[state] else SlotRows
 
 
 def _against_slots(generator: PreTrainedModel) -> str:

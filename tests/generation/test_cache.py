@@ -110,7 +110,8 @@ def test_slots_are_taken_where_they_are_right(monkeypatch: pytest.MonkeyPatch) -
     plain = pairs.generator("llama")[0]
     assert cache_class(plain) is PaddedRows
     monkeypatch.setattr(cache, "_close", lambda *_: False)
-    assert cache_class(generator("llama")) is PaddedRows
+    assert cache_class(generator("llama")) is SlotRows  # it was tried out before, and is not again
+    assert cache_class(copy.deepcopy(generator("llama"))) is PaddedRows
 
 
 @torch.no_grad()
