@@ -13,14 +13,13 @@ another kind does not match.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from cosup.errors import UsageError, did_you_mean
 from cosup.records import Scalar
-
-_LARGEST = 2**63 - 1  # what every index can hold as a number
 
 Comparison: TypeAlias = Callable[[Any, Any], bool]
 
@@ -113,8 +112,8 @@ def _conditions(key: Any, wanted: Any) -> Sequence[Condition]:
 def _scalar(key: str, value: Any) -> Scalar:
     if not isinstance(value, str | int | float | bool):
         raise UsageError(f"filter compares '{key}' with {value!r}; expected text, a number, true or false")
-    if isinstance(value, int | float) and not abs(value) <= _LARGEST:
-        raise UsageError(f"filter compares '{key}' with a number that is not finite or beyond 64 bits")
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+        raise UsageError(f"filter compares '{key}' with a number that is not finite; expected one that is")
     return value
 
 

@@ -7,12 +7,11 @@ something in an expression are written in hexadecimal.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from cosup.errors import InputError, UsageError
+from cosup.errors import InputError
 from cosup.index.base import Vectors
 from cosup.index.filters import Condition, Filter
 from cosup.records import Passage, Scalar
@@ -81,7 +80,7 @@ def _condition(condition: Condition) -> str:
         return " or ".join(_comparison(condition.key, "==", value) for value in condition.value) or "id in []"
     if condition.comparison == "ne":
         path = _path(condition.key, condition.value)
-        return f"(not (exists {path})) or {path} != {_literal(condition.key, condition.value)}"
+        return f"(not (exists {path})) or {path} != {_literal(condition.value)}"
     return _comparison(condition.key, _OPERATORS[condition.comparison], condition.value)
 
 
@@ -89,7 +88,7 @@ def _comparison(key: str, operator: str, value: Scalar) -> str:
     if isinstance(value, bool) and operator not in ("==", "!="):
         met = [flag for flag in (False, True) if _ORDER[operator](flag, value)]
         return " or ".join(_comparison(key, "==", flag) for flag in met) or "id in []"
-    return f"{_path(key, value)} {operator} {_literal(key, value)}"
+    return f"{_path(key, value)} {operator} {_literal(value)}"
 
 
 _ORDER: dict[str, Any] = {
@@ -104,13 +103,11 @@ def _path(key: str, value: Scalar) -> str:
     return f'metadata["{_kind(value)}"]["{_written_key(key)}"]'
 
 
-def _literal(key: str, value: Scalar) -> str:
+def _literal(value: Scalar) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return text_literal(value)
-    if not math.isfinite(value):
-        raise UsageError(f"filter compares '{key}' with {value}; Milvus takes finite numbers")
     return repr(value if isinstance(value, int) and abs(value) <= _LARGEST else float(value))
 
 

@@ -298,10 +298,10 @@ def test_what_clients_send_by_habit_is_taken(server: Running) -> None:
         (
             {"cosup": {"filter": {"year": float("nan")}}},
             "cosup.filter",
-            "a number that is not finite or beyond 64 bits",
+            "a number that is not finite",
         ),
-        ({"cosup": {"filter": {"year": {"gt": 10**400}}}}, "cosup.filter", "not finite or beyond 64 bits"),
-        ({"cosup": {"filter": {"year": [1, float("inf")]}}}, "cosup.filter", "not finite or beyond 64 bits"),
+        ({"cosup": {"filter": {"year": {"gt": 10**400}}}}, "cosup.filter", "a number that is not finite"),
+        ({"cosup": {"filter": {"year": [1, float("inf")]}}}, "cosup.filter", "a number that is not finite"),
         ({"cosup": {"candidates": []}}, "cosup.candidates", "cosup.candidates: "),
         ({"cosup": {"candidates": ["nowhere"]}}, "cosup.candidates", "no passage 'nowhere' among the 16 of the index"),
     ],
