@@ -13,7 +13,6 @@ counted.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import os
@@ -25,6 +24,8 @@ from statistics import NormalDist, median
 from typing import TYPE_CHECKING, Any
 
 from training import about
+
+from cosup.data.writing import write_json
 
 if TYPE_CHECKING:
     from cosup.generation.engine import Engine
@@ -47,8 +48,7 @@ def main() -> None:
     record = {"settings": shown, **about(sys.argv), **measure(found)}
     logger.info("%s", "\n".join(table(record)))
     if found.json:
-        found.json.parent.mkdir(parents=True, exist_ok=True)
-        found.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(found.json, record)
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:

@@ -15,7 +15,6 @@ encoding. `padded` and `packed` are the bare pass on the same batches padded, an
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import resource
@@ -29,6 +28,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from training import about
+
+from cosup.data.writing import write_json
 
 if TYPE_CHECKING:
     import torch
@@ -78,8 +79,7 @@ def main() -> None:
     record = {"settings": _shown(setting), **about(sys.argv, setting.device), **measure(setting)}
     logger.info("%s", "\n".join(table(record)))
     if found.json:
-        found.json.parent.mkdir(parents=True, exist_ok=True)
-        found.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(found.json, record)
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:

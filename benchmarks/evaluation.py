@@ -22,6 +22,8 @@ from typing import Any
 
 from training import about
 
+from cosup.data.writing import write_json
+
 logger = logging.getLogger(__name__)
 
 PASSAGES = 20_000
@@ -37,8 +39,7 @@ def main() -> None:
     record = {"settings": {"count": found.count, "passages": PASSAGES}, **about(sys.argv), **measure(found.count)}
     logger.info("%s", "\n".join(table(record)))
     if found.json:
-        found.json.parent.mkdir(parents=True, exist_ok=True)
-        found.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(found.json, record)
 
 
 def measure(count: int) -> dict[str, Any]:

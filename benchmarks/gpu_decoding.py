@@ -11,7 +11,6 @@ large tensors reads and writes a second, is the share. `--tiny` is small enough 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -22,6 +21,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from training import about
+
+from cosup.data.writing import write_json
 
 if TYPE_CHECKING:
     import torch
@@ -84,8 +85,7 @@ def main() -> None:
     record = {**about(sys.argv, setting.device, found.commit), **measure(setting)}
     logger.info("%s", "\n".join(table(record)))
     if found.json:
-        found.json.parent.mkdir(parents=True, exist_ok=True)
-        found.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(found.json, record)
 
 
 def measure(setting: Setting) -> dict[str, Any]:

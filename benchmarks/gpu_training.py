@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 from training import about, parse_options, train_cosup
 
+from cosup.data.writing import write_json
+
 if TYPE_CHECKING:
     import torch
     from yardstick import Counts
@@ -129,8 +131,7 @@ def main() -> None:
     record |= SUMMARIES[found.command](results) | {"runs": results}
     logger.info("%s", json.dumps({k: v for k, v in record.items() if k not in ("runs", "setting")}, indent=2))
     if found.json:
-        found.json.parent.mkdir(parents=True, exist_ok=True)
-        found.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(found.json, record)
 
 
 def _arguments() -> argparse.Namespace:

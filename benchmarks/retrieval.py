@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosup.data.writing import write_json
 from cosup.experiments.provenance import commit, processor
 from cosup.records import Passage
 
@@ -356,8 +357,7 @@ def main() -> None:
     record |= {"runs": runs} | ({"growth": growth(runs), "growth_to": KILT} if len(runs) > 1 else {})
     logger.info("%s", "\n".join(table(record)))
     if found.json:
-        found.json.parent.mkdir(parents=True, exist_ok=True)
-        found.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(found.json, record)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from typing import Any
 from training import about
 
 from cosup.data.reading import read_questions
+from cosup.data.writing import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -149,8 +150,7 @@ def main() -> None:
     record = {"settings": {"seconds": found.seconds}, **about(sys.argv), **measure(found)}
     logger.info("%s", "\n".join(table(record)))
     if found.json:
-        found.json.parent.mkdir(parents=True, exist_ok=True)
-        found.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(found.json, record)
 
 
 if __name__ == "__main__":

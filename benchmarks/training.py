@@ -28,6 +28,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from cosup.data.writing import write_json
 from cosup.experiments.provenance import commit, processor
 
 if TYPE_CHECKING:
@@ -100,8 +101,7 @@ def main() -> None:
     record |= summary(_kept(found.json, record) | runs if found.only else runs)
     logger.info("%s", "\n".join(table(record)))
     if found.json:
-        found.json.parent.mkdir(parents=True, exist_ok=True)
-        found.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(found.json, record)
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:

@@ -28,6 +28,8 @@ from typing import Any
 
 from training import about, parse_options
 
+from cosup.data.writing import write_json
+
 logger = logging.getLogger(__name__)
 
 SUBNET, PORT = "10.213.77", 29_411
@@ -76,8 +78,7 @@ def main() -> None:
         record = {**about(sys.argv), **compare(Path(folder), found)}
     logger.info("%s", verdict(record))
     if found.json:
-        found.json.parent.mkdir(parents=True, exist_ok=True)
-        found.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(found.json, record)
     sys.exit(0 if record["equal"] else 1)
 
 
