@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from cosup.errors import UsageError
+from cosup.serving.settings import Limits
 
 if TYPE_CHECKING:
     from cosup.generation.settings import GenerationSettings
@@ -305,17 +306,26 @@ LISTENING: Mapping[str, tuple[Any, Any]] = {
         ],
         None,
     ),
-    "batch_size": (Annotated[int, typer.Option("--batch-size", min=1, help="Answers written at once.")], 32),
-    "queue": (Annotated[int, typer.Option("--queue", min=0, help="Requests that wait; one more gets 429.")], 256),
-    "max_tokens": (Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of an answer at most.")], 1024),
+    "batch_size": (
+        Annotated[int, typer.Option("--batch-size", min=1, help="Answers written at once.")],
+        Limits.batch_size,
+    ),
+    "queue": (
+        Annotated[int, typer.Option("--queue", min=0, help="Requests that wait; one more gets 429.")],
+        Limits.queue,
+    ),
+    "max_tokens": (
+        Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of an answer at most.")],
+        Limits.max_tokens,
+    ),
     "seconds": (
         Annotated[float, typer.Option("--timeout", min=1, help="Seconds after which an answer ends as it is.")],
-        120.0,
+        Limits.seconds,
     ),
-    "body_bytes": (Annotated[int, typer.Option("--max-body", min=1000, help="Bytes of a request.")], 1_000_000),
+    "body_bytes": (Annotated[int, typer.Option("--max-body", min=1000, help="Bytes of a request.")], Limits.body_bytes),
     "grace_seconds": (
         Annotated[float, typer.Option("--grace", min=0, help="Seconds that answers have when the server stops.")],
-        30.0,
+        Limits.grace_seconds,
     ),
 }
 _PLACES = ("host", "port", "name", "keys", "admin_keys")

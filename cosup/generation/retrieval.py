@@ -146,10 +146,8 @@ class SeparateRetriever(StateRetriever):
     @torch.inference_mode()
     def search(self, requests: Sequence[RetrievalRequest], k: int) -> list[list[Hit]]:
         """Encode every request's context, `[Ret]` last, and search all in one call."""
-        ids, mask = (t.to(self.model.device) for t in pad_right([list(r.token_ids) for r in requests], 0))
-        states = self.model.hidden_states(ids, mask)
-        last = states[torch.arange(len(requests)), mask.sum(dim=1) - 1]
-        return search_index(self.index, self.model.to_query(last), requests, k)
+        states = last_states(self.model, [r.token_ids for r in requests])
+        return search_index(self.index, self.model.to_query(states), requests, k)
 
 
 class TextRetriever:
@@ -179,6 +177,13 @@ class TextRetriever:
     def passage(self, passage_id: str) -> Passage:
         """Return a passage of the index."""
         return self.index.passage(passage_id)
+
+
+def last_states(model: CoSupervisedModel, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return the generator's states at the ends of token lists: [len(ids), H]."""
+    rows, mask = (t.to(model.device) for t in pad_right([list(one) for one in ids], 0))
+    states = model.hidden_states(rows, mask)
+    return states[torch.arange(len(ids)), mask.sum(dim=1) - 1]
 
 
 def check_made_by(index: VectorIndex, fingerprint: str | None) -> None:

@@ -161,10 +161,11 @@ class Scheduler:
         except Exception as error:
             if self.failures is None:
                 raise
-            for row in rows if len(rows) > 1 else ():
-                self._search([row], most)
             if len(rows) == 1:
                 self._give_up(rows[0], error)
+            else:
+                for row in rows:
+                    self._search([row], most)
             return
         for row, hits in zip(rows, found, strict=True):
             read = row.read_ids if row.settings.distinct_passages else ()

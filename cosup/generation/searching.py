@@ -1,6 +1,6 @@
 """Searching without writing: what a `[Ret]` right after a question finds.
 
-Shapes: Q questions, H the generator's width, D that of the common space.
+Shapes: Q questions, D the width of the common space.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from cosup.data.padding import pad_right
 from cosup.generation.engine import Engine
-from cosup.generation.retrieval import RetrievalRequest
+from cosup.generation.retrieval import RetrievalRequest, last_states
 from cosup.index.filters import Filter
 from cosup.records import Hit, Question
 
@@ -30,7 +29,7 @@ def search(engine: Engine, questions: Sequence[Question], k: int, where: Filter 
         InputError: a question does not fit into the context.
     """
     ids = [engine.prompt(question) for question in questions]
-    states = _states(engine, ids)
+    states = last_states(engine.model, ids)
     return engine.retriever.search(
         [
             RetrievalRequest(state, tokens, asked.candidates, where, asked.question, asked.question)
@@ -50,12 +49,4 @@ def query_vectors(engine: Engine, questions: Sequence[Question]) -> torch.Tensor
     model = engine.model
     if model.settings.query == "text":
         return model.embed_queries([question.question for question in questions]).float().cpu()
-    return model.to_query(_states(engine, [engine.prompt(question) for question in questions])).float().cpu()
-
-
-def _states(engine: Engine, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return the generator's states at the ends of token lists: [Q, H]."""
-    model = engine.model
-    rows, mask = (tensor.to(model.device) for tensor in pad_right(ids, 0))
-    states = model.hidden_states(rows, mask)
-    return states[torch.arange(len(ids)), mask.sum(dim=1) - 1]
+    return model.to_query(last_states(model, [engine.prompt(question) for question in questions])).float().cpu()

@@ -147,25 +147,19 @@ async def embed_queries(runner: Runner, texts: Sequence[str]) -> tuple[Vectors, 
 
 
 async def _in_pieces(
-    runner: Runner, texts: Sequence[str], embed: Callable[[Engine, Sequence[str]], tuple[Vectors, int]]
+    runner: Runner, texts: Sequence[str], embed: Callable[[Sequence[str], Engine], tuple[Vectors, int]]
 ) -> tuple[Vectors, int]:
     """Embed texts a few at a time, so that answers go on in between."""
     pieces = [texts[start : start + PIECE] for start in range(0, len(texts), PIECE)]
-    found = await runner.call(*(partial(_embed, embed, piece) for piece in pieces))
+    found = await runner.call(*(partial(embed, piece) for piece in pieces))
     return np.concatenate([vectors for vectors, _ in found]), sum(tokens for _, tokens in found)
 
 
-def _embed(
-    embed: Callable[[Engine, Sequence[str]], tuple[Vectors, int]], texts: Sequence[str], engine: Engine
-) -> tuple[Vectors, int]:
-    return embed(engine, texts)
-
-
-def _passage_vectors(engine: Engine, texts: Sequence[str]) -> tuple[Vectors, int]:
+def _passage_vectors(texts: Sequence[str], engine: Engine) -> tuple[Vectors, int]:
     ids = engine.model.encode_passages(texts)
     return engine.model.embed_ids(ids).float().cpu().numpy(), sum(map(len, ids))
 
 
-def _query_vectors(engine: Engine, texts: Sequence[str]) -> tuple[Vectors, int]:
+def _query_vectors(texts: Sequence[str], engine: Engine) -> tuple[Vectors, int]:
     questions = [Question("input", text) for text in texts]
     return query_vectors(engine, questions).numpy(), sum(len(engine.prompt(question)) for question in questions)

@@ -76,7 +76,7 @@ class Lane:
                 news += self._told(job, job.stream.news())
         for row in done:
             if row.origin in self.jobs:
-                news += self._ended(self.jobs[row.origin], row, now)
+                news += self._ended(self.jobs[row.origin], row)
         return news
 
     def take_out(self, job: Job) -> bool:
@@ -100,10 +100,9 @@ class Lane:
 
     def past_deadline(self, now: float, seconds: float) -> News:
         """End the answers whose time is over: those that have begun as they are, the others with an error."""
-        waiting = set(map(id, self.scheduler.waiting))
         news: News = []
         for job in [job for job in self.jobs.values() if job.deadline < now]:
-            if id(job.row) in waiting:
+            if job.row in self.scheduler.waiting:
                 self.take_out(job)
                 text = f"no place became free within {seconds:g} seconds; try again later"
                 news.append((job, ApiError(503, text, code="waited_too_long")))
@@ -116,7 +115,7 @@ class Lane:
         """End an answer as it is."""
         assert job.row is not None
         self.scheduler.cancel(job.row)
-        return self._ended(job, job.row, time.monotonic())
+        return self._ended(job, job.row)
 
     def fail(self, error: Exception) -> News:
         """Give up all answers after a step that failed. Then `renew`, before anything else is begun."""
@@ -132,20 +131,21 @@ class Lane:
 
     # -- what is told ----------------------------------------------------------------------------------------------
 
-    def _ended(self, job: Job, row: Row, now: float) -> News:
-        """Tell the end of an answer, its last events before it, and forget it."""
+    def _ended(self, job: Job, row: Row) -> News:
+        """Tell the end of an answer, its last events before it."""
         job.row = row  # of a beam, the best
         events: Iterable[Event] = [Finished(self.engine.answer(row))]
         if job.stream is not None:
             events = job.stream.news()
         elif job.live:
             events = self.engine.events(row).news()
-        news = self._told(job, events)
-        self._forget(job, now)
-        return news
+        return self._told(job, events)
 
     def _told(self, job: Job, events: Iterable[Event]) -> News:
-        """Return events with the passages they name looked up; an answer for which that fails ends with the error."""
+        """Return events with the passages they name looked up; an answer for which that fails ends with the error.
+
+        One that is told to its end is counted and forgotten.
+        """
         news: News = []
         try:
             for event in events:
@@ -155,13 +155,10 @@ class Lane:
             self.take_out(job)
             self.metrics.finished.labels("error").inc()
             news.append((job, failure(error)))
-        if any(isinstance(event, Finished) for _, event in news):
-            self._forget(job, time.monotonic())
+        if news and isinstance(news[-1][1], Finished) and job.row is not None:
+            del self.jobs[job.row.origin]
+            self._count(job, job.row)
         return news
-
-    def _forget(self, job: Job, now: float) -> None:
-        if job.row is not None and self.jobs.pop(job.row.origin, None) is not None:
-            self._count(job, job.row, now)
 
     def _look_up(self, job: Job, event: Event) -> None:
         """Look up the passages that an event names, while the index that has them is at hand."""
@@ -197,8 +194,8 @@ class Lane:
             job.prefilled = True
             self.metrics.prefill.observe(now - job.begun)
 
-    def _count(self, job: Job, row: Row, now: float) -> None:
-        self.metrics.answers.observe(now - job.submitted)
+    def _count(self, job: Job, row: Row) -> None:
+        self.metrics.answers.observe(time.monotonic() - job.submitted)
         for kind, count in (("prompt", job.prompt_tokens), ("written", row.new_tokens), ("passage", row.read_tokens)):
             self.metrics.tokens.labels(kind).inc(count)
         self.metrics.searches.inc(row.retrievals)

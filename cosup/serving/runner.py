@@ -52,7 +52,6 @@ class Runner:
         self._drained: float | None = None  # when
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="cosup-engine", daemon=True)
-        self._started = False
 
     @property
     def engine(self) -> Engine:
@@ -72,18 +71,17 @@ class Runner:
     @property
     def alive(self) -> bool:
         """Whether the engine works; once it does not, it never will again."""
-        return not self._started or self._thread.is_alive()
+        return self._thread.ident is None or self._thread.is_alive()
 
     @property
     def ready(self) -> bool:
         """Whether answers are taken."""
-        return self._started and self._thread.is_alive() and self._drained is None
+        return self._thread.is_alive() and self._drained is None
 
     # -- from the event loop ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to work."""
-        self._started = True
         self._thread.start()
 
     def drain(self) -> None:

@@ -4,12 +4,14 @@ import * as api from "/web/api.js";
 import * as store from "/web/store.js";
 import { Turn, make, marked } from "/web/view.js";
 
+const newId = () => (crypto.randomUUID ? crypto.randomUUID() : String(Date.now())); // plain HTTP has no randomUUID
+const newTurn = (asked) => new Turn(asked, { onClaim, onHit: (id) => openPassage(id) });
 const at = (id) => document.getElementById(id);
 const question = at("question");
 const pop = at("pop");
 let model = "";
 let turns = [];
-let conversation = crypto.randomUUID ? crypto.randomUUID() : String(Date.now());
+let conversation = newId();
 let running = null;
 let wantsKey = false; // whether a question waits for an API key
 let shown = null; // the claim whose passage is on show
@@ -127,7 +129,7 @@ async function ask(text) {
   at("empty").hidden = true;
   const request = requestFor(text);
   question.value = "";
-  const turn = new Turn(text, { onClaim, onHit: (id) => openPassage(id) });
+  const turn = newTurn(text);
   at("conversation").append(turn.node);
   running = new AbortController();
   asking(true);
@@ -209,8 +211,8 @@ addEventListener("hashchange", takeLink);
 
 function begin(record = null) {
   running?.abort();
-  conversation = record?.id ?? (crypto.randomUUID ? crypto.randomUUID() : String(Date.now()));
-  turns = (record?.turns ?? []).map((kept) => new Turn(kept.question, { onClaim, onHit: (id) => openPassage(id) }).restore(kept));
+  conversation = record?.id ?? newId();
+  turns = (record?.turns ?? []).map((kept) => newTurn(kept.question).restore(kept));
   at("conversation").replaceChildren(...turns.map((turn) => turn.node));
   at("empty").hidden = turns.length > 0;
   at("notice").hidden = true;
