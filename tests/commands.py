@@ -1,4 +1,4 @@
-"""Command lines run in the test's own process."""
+"""Command lines run in the test's own process, and a demo of toy size for those that need one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import pytest
 
 from cosup.cli import main
+from cosup.demo import DemoSettings
+
+TOY_DEMO = DemoSettings(
+    train_entities=400, test_entities=20, width=32, generator_layers=2, embedder_layers=1, steps=2, batch_size=4
+)
 
 
 @dataclass

@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from cosup.console import Console
-from cosup.demo import DemoSettings, run_demo
+from cosup.demo import run_demo
+from tests.commands import TOY_DEMO
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"<!-- test -->\n```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-TOY = DemoSettings(
-    train_entities=400, test_entities=20, width=32, generator_layers=2, embedder_layers=1, steps=2, batch_size=4
-)
 
 
 def _environment() -> dict[str, str]:
@@ -40,7 +38,7 @@ def _run(language: str, code: str, folder: Path) -> str:
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     """Every marked block, after a demo of toy size in place of `make demo`; what they promise is there afterwards."""
-    run_demo(tmp_path / "runs" / "demo", settings=TOY, console=Console(quiet=True))
+    run_demo(tmp_path / "runs" / "demo", settings=TOY_DEMO, console=Console(quiet=True))
     try:
         printed = [_run(language, code, tmp_path) for language, code in BLOCKS]
     finally:

@@ -19,13 +19,9 @@ from typing import Any
 import pytest
 
 from cosup.console import Console
-from cosup.demo import DemoSettings, run_demo
-from tests.commands import Cosup
+from cosup.demo import run_demo
+from tests.commands import TOY_DEMO, Cosup
 from tests.pairs import TinyWorld
-
-TOY = DemoSettings(
-    train_entities=400, test_entities=20, width=32, generator_layers=2, embedder_layers=1, steps=2, batch_size=4
-)
 
 
 def words(world: TinyWorld, *more: object) -> list[object]:
@@ -112,7 +108,7 @@ def test_it_serves_says_where_and_stops_when_told(tiny_world: TinyWorld) -> None
 @pytest.mark.slow
 def test_the_demo_is_served(tmp_path: Path) -> None:
     """One that is there already at once; the page is there too."""
-    run_demo(tmp_path / "demo", settings=TOY, console=Console(quiet=True))
+    run_demo(tmp_path / "demo", settings=TOY_DEMO, console=Console(quiet=True))
     with started("demo", "--serve", "--output", tmp_path / "demo", "--port", "0") as (address, _):
         assert fetched(f"{address}/v1/models")["data"][0]["id"] == "demo"
         with urllib.request.urlopen(address, timeout=30) as page:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,30 +14,18 @@ from cosup.modeling import CoSupervisedModel
 from cosup.records import Passage
 from cosup.serving.settings import Limits
 from tests import pairs
+from tests.browser.chromium import MARKS, browser
 from tests.serving.servers import Running, running, toy, toy_model, wait_for
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the package axe-playwright-python")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH (apt-get install chromium)"),
-]
-__all__ = ["toy", "toy_model"]
+pytestmark = MARKS
+__all__ = ["browser", "toy", "toy_model"]
 
 ASKED = "Where was the author of Red Tide born?"
 HOSTILE = (
     '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"> [Ret] [Cs] [Ce] '
     "<svg onload='window.hacked = 3'></svg> \U0001f600 &amp;"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM)
-        yield opened
-        opened.close()
 
 
 class Tab:
@@ -51,14 +38,17 @@ class Tab:
         self.page = self.context.new_page()
         self.complaints: list[str] = []
         self.foreign: list[str] = []
+        self.sent: list[Any] = []  # what was posted
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self._note(request.url))
+        self.page.on("request", self._note)
         self.page.goto(server.address)
 
-    def _note(self, url: str) -> None:
-        if not url.startswith((self.address, "data:")):
-            self.foreign.append(url)
+    def _note(self, request: Any) -> None:
+        if not request.url.startswith((self.address, "data:")):
+            self.foreign.append(request.url)
+        if request.method == "POST":
+            self.sent.append(request.post_data_json)
 
     def ask(self, question: str = ASKED) -> None:
         self.page.fill("#question", question)
@@ -189,8 +179,6 @@ def test_the_whole_page_is_reached_by_tab(server: Running, browser: Any) -> None
 
 def test_a_follow_up_sends_the_conversation(server: Running, browser: Any) -> None:
     tab = Tab(browser, server)
-    sent: list[Any] = []
-    tab.page.on("request", lambda r: sent.append(r.post_data_json) if r.method == "POST" else None)
     tab.ask()
     tab.done()
     tab.page.click("#new")
@@ -201,20 +189,18 @@ def test_a_follow_up_sends_the_conversation(server: Running, browser: Any) -> No
     tab.ask("Where was the author of Blue Hour born?")
     tab.until("document.querySelectorAll('.turn').length === 2")
     tab.done()
-    assert [m["role"] for m in sent[2]["messages"]] == ["user", "assistant", "user"]
-    assert sent[2]["messages"][1]["content"] == first
+    assert [m["role"] for m in tab.sent[2]["messages"]] == ["user", "assistant", "user"]
+    assert tab.sent[2]["messages"][1]["content"] == first
     tab.page.uncheck("#follow")
     tab.ask()
     tab.until("document.querySelectorAll('.turn').length === 3")
     tab.done()
-    assert [m["role"] for m in sent[3]["messages"]] == ["user"]
+    assert [m["role"] for m in tab.sent[3]["messages"]] == ["user"]
     tab.close()
 
 
 def test_what_cannot_be_asked_is_said_before_it_is_sent(server: Running, browser: Any) -> None:
     tab = Tab(browser, server)
-    sent: list[str] = []
-    tab.page.on("request", lambda r: sent.append(r.url) if r.method == "POST" else None)
     tab.page.keyboard.press("Enter")
     assert tab.page.locator("#status").inner_text() == "Type a question first."
     tab.page.click("#share")
@@ -223,18 +209,16 @@ def test_what_cannot_be_asked_is_said_before_it_is_sent(server: Running, browser
         tab.page.fill("#top-k", value)
         tab.ask()
         assert tab.page.locator(".turn").count() == 0
-    assert sent == []
+    assert tab.sent == []
     tab.close()
 
 
 def test_controls_reach_the_request(server: Running, browser: Any) -> None:
     tab = Tab(browser, server)
-    sent: list[Any] = []
-    tab.page.on("request", lambda r: sent.append(r.post_data_json) if r.method == "POST" else None)
     tab.ask()
     tab.done()
-    assert sent[0].keys() == {"model", "messages", "cosup", "stream"}  # all else is as the server was started
-    assert sent[0]["cosup"] == {"hits": True}
+    assert tab.sent[0].keys() == {"model", "messages", "cosup", "stream"}  # all else is as the server was started
+    assert tab.sent[0]["cosup"] == {"hits": True}
     tab.page.select_option("#decoding", "sampled")
     tab.page.fill("#top-k", "3")
     tab.page.fill("#threshold", "0.25")
@@ -242,8 +226,8 @@ def test_controls_reach_the_request(server: Running, browser: Any) -> None:
     tab.page.click("#new")
     tab.ask()
     tab.done()
-    assert sent[1]["temperature"] == 0.7
-    assert sent[1]["cosup"] == {"hits": True, "top_k": 3, "ret_first": True, "threshold": 0.25}
+    assert tab.sent[1]["temperature"] == 0.7
+    assert tab.sent[1]["cosup"] == {"hits": True, "top_k": 3, "ret_first": True, "threshold": 0.25}
     assert tab.page.locator(".searches > ol > li").first.locator(".hits button").count() == 3
     tab.close()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,28 +12,17 @@ from cosup.evaluation import Report, evaluate
 from cosup.evaluation.alce_citations import CitationVerdict, ClaimVerdict, SentenceVerdict
 from cosup.evaluation.html import write_html
 from cosup.records import Answer, Citation, Evidence, Hit, Passage, Question, Retrieval
+from tests.browser.chromium import MARKS, browser
 from tests.evaluation.invented import invented_report
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH (apt-get install chromium)"),
-]
+pytestmark = MARKS
+__all__ = ["browser"]
 COUNT = 2000
 WIDTHS = (380, 768, 1440)
 HOSTILE = (
     '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
     "<svg onload='window.hacked = 3'></svg><b>bold</b>"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -26,15 +26,21 @@ class Known:
 @pytest.fixture(scope="session", params=pairs.FAMILIES)
 def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Known:
     """Return a pair that retrieves twice and answers each toy question."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"known-{request.param}"
+    folder = known_folder(str(request.param), tmp_path_factory)
+    model = CoSupervisedModel.from_pretrained(folder / "model")
+    return Known(model.eval(), FaissIndex.load(folder / "index", model.fingerprint))
+
+
+def known_folder(family: str, factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with `model/`, a pair that knows the toy corpus, and `index/`; made once for all processes."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"known-{family}"
     folder.mkdir(exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / "done").exists():
-            train(str(request.param), folder)
+            train(family, folder)
             (folder / "done").touch()
-    model = CoSupervisedModel.from_pretrained(folder / "model")
-    return Known(model.eval(), FaissIndex.load(folder / "index", model.fingerprint))
+    return folder
 
 
 def train(family: str, folder: Path) -> None:

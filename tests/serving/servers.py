@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import shutil
 import threading
 import time
@@ -16,7 +15,6 @@ from typing import Any
 
 import pytest
 import uvicorn
-from filelock import FileLock
 
 from cosup.generation.settings import GenerationSettings
 from cosup.modeling import CoSupervisedModel
@@ -25,7 +23,7 @@ from cosup.serving.corpus import Corpus
 from cosup.serving.runner import Runner
 from cosup.serving.server import bound, config_of
 from cosup.serving.settings import Limits, ServeSettings
-from tests.generation.conftest import train
+from tests.generation.conftest import known_folder
 
 NAME = "toy"
 
@@ -103,14 +101,7 @@ def wait_for(what: Any, seconds: float = 20) -> None:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with `model/`, a pair that knows its questions, and `index/`; not to be changed."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "known-llama"
-    folder.mkdir(exist_ok=True)
-    with FileLock(folder / "lock"):
-        if not (folder / "done").exists():
-            train("llama", folder)
-            (folder / "done").touch()
-    return folder
+    return known_folder("llama", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from cosup.serving.chat import question_of
 from cosup.serving.errors import ApiError
 from cosup.serving.schemas import CosupOptions, Message
 from tests import pairs
-from tests.serving.servers import NAME, Running, chat_body
+from tests.serving.servers import NAME, Running, chat_body, running
 
 ASKED = pairs.QUESTIONS[0].question
 
@@ -180,8 +180,6 @@ def test_sampling_follows_temperature_and_seed(server: Running) -> None:
 
 
 def test_the_servers_own_settings_hold_where_a_request_says_nothing(toy: Any, toy_model: CoSupervisedModel) -> None:
-    from tests.serving.servers import running
-
     own = GenerationSettings(top_k=2, max_new_tokens=5, ret_first=True)
     with running(toy_model, toy / "index", writing=own) as found:
         made = found.chat(cosup={"hits": True}).json
@@ -191,8 +189,6 @@ def test_the_servers_own_settings_hold_where_a_request_says_nothing(toy: Any, to
 
 def test_a_server_may_try_several_passages(toy: Any, toy_model: CoSupervisedModel) -> None:
     """With a beam: whole and streamed alike, the engine's answer; in a stream all of it comes at the end."""
-    from tests.serving.servers import running
-
     own = GenerationSettings(beam_size=2, beam_passages=2)
     with running(toy_model, toy / "index", writing=own) as found:
         expected = Engine(toy_model, found.served.corpus.index, own).generate([Question("question", ASKED)])[0]
