@@ -1,0 +1,59 @@
+"""What every record of reliability carries: what was tried, how often, what was found, what holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training import about
+
+from cosup.data.writing import write_json
+
+RECORDS = Path(__file__).parents[1] / "docs" / "reliability"
+KINDS = ("fault", "fuzz", "soak", "security")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was tried and what came of it.
+
+    Attributes:
+        kind: one of `KINDS`.
+        name: of the record, and of its file.
+        tried: one line.
+        times: how often.
+        found: what went wrong, a line each; what has been mended since says so.
+        holds: what holds now, in one line.
+        seconds: that it took.
+    """
+
+    kind: str
+    name: str
+    tried: str
+    times: int
+    found: Sequence[str]
+    holds: str
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+
+    def record(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return the record as JSON.
+
+        Args:
+            words: of the command that made it, the script first.
+        """
+        origin = about(words)
+        command = origin.pop("command")
+        own = {**vars(self), "found": list(self.found), "seconds": round(self.seconds, 1)}
+        return {**own, "command": command, "environment": origin}
+
+    def write(self, words: Sequence[str], folder: Path = RECORDS) -> Path:
+        """Write the record as `NAME.json` into a folder and return its path."""
+        path = folder / f"{self.name}.json"
+        write_json(path, self.record(words))
+        return path

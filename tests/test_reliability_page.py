@@ -1,0 +1,52 @@
+"""docs/reliability.md says what its records say, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import one another as scripts do
+
+import reliability_page
+from reliability import KINDS, RECORDS, Trial
+
+TRIED = Trial("fault", "kill-train", "kill -9 while | it trains", 1200, ["a torn file"], "as if nothing had been", 61.2)
+
+
+def test_the_page_is_what_the_script_makes_of_the_records() -> None:
+    """Run `python benchmarks/reliability_page.py` where this fails."""
+    page = reliability_page.page(reliability_page.read_records(RECORDS))
+    assert RECORDS.with_suffix(".md").read_text(encoding="utf-8") == page
+
+
+def test_a_record_becomes_a_row_with_its_command_and_where_it_ran(tmp_path: Path) -> None:
+    TRIED.write(["benchmarks/faults.py", "kill-train"], tmp_path)
+    (record,) = reliability_page.read_records(tmp_path)
+    text = reliability_page.page([record])
+    assert "| kill -9 while \\| it trains | 1,200 | a torn file | as if nothing had been |" in text
+    assert "python benchmarks/faults.py kill-train  # 61 s" in text
+    assert f"Commit {record['environment']['commit']}; {record['environment']['hardware']}; torch " in text
+    assert text.count("\n## ") == 1
+
+
+def test_every_kind_has_its_part_in_the_order_of_kinds(tmp_path: Path) -> None:
+    for kind in reversed(KINDS):
+        Trial(kind, f"one-{kind}", f"a {kind}", 1, [], "it", 1.0).write(["x.py"], tmp_path)
+    text = reliability_page.page(reliability_page.read_records(tmp_path))
+    places = [text.index(f"| a {kind} | 1 | nothing | it |") for kind in KINDS]
+    assert places == sorted(places)
+    assert set(reliability_page.TITLES) == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"), [({"kind": "luck"}, "is of kind 'luck'"), ({"times": None}, "lacks times")]
+)
+def test_a_record_that_is_none_is_named(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    record = {**TRIED.record(["x.py"]), **change}
+    (tmp_path / "odd.json").write_text(json.dumps({k: v for k, v in record.items() if v is not None}))
+    with pytest.raises(SystemExit, match=rf"odd\.json {told}"):
+        reliability_page.read_records(tmp_path)
