@@ -94,8 +94,8 @@ def evaluate_official(
     Args:
         name: `kilt` or `alce`.
         files: what to score, and the file to write; a folder gets a `report.json`.
-        official: the options of `options.OFFICIAL`.
-        judging: those of `options.JUDGING`.
+        official: the options of `commands.evaluate.OFFICIAL`.
+        judging: those of `commands.evaluate.JUDGING`.
 
     Raises:
         UsageError: an option is missing or does not fit.

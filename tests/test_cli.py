@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import typer
 
-from cosup.cli import app, split_overrides
+from cosup.cli import app
+from cosup.commands.overrides import split_overrides
 from cosup.console import safe_text
 from cosup.data.writing import write_jsonl
 from cosup.errors import UsageError

@@ -1,0 +1,49 @@
+"""`cosup demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cosup.commands.loading import load_pair
+from cosup.commands.options import Dtype
+from cosup.shell import Shell
+
+
+def demo(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("--output", help="Folder for model, index, predictions and report.")] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[int, typer.Option("--seed", help="Of the made-up corpus and of training.")] = 0,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also train with separate supervision and show both.")
+    ] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Then serve it; a demo that is there already is served at once.")
+    ] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of --serve; 0 takes a free one.")] = 8000,
+) -> None:
+    """Train, index, ask and measure a small pair.
+
+    On a made-up corpus, without any download: a progress bar, a table of measures over 500+ held-out questions, and
+    three answers with their citations.
+    """
+    from cosup.demo import run_demo
+
+    shell: Shell = context.obj
+    if not serve:
+        run_demo(output, seed, compare, notes=shell.err)
+        return
+    from cosup import serve as serving
+    from cosup.generation.settings import GenerationSettings
+
+    serving.check_installed()
+    places = (output / "model", str(output / "index"))
+    if not ((places[0] / "cosup.json").is_file() and (output / "report.json").is_file()):
+        run_demo(output, seed, compare, notes=shell.err)
+    listening = serving.Listening(port=port, name="demo")
+    load = lambda folder: load_pair(folder, Dtype.auto)  # noqa: E731
+    serving.serve(shell, places, GenerationSettings(), listening, load, opens=True)

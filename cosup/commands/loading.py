@@ -1,0 +1,71 @@
+"""Models, pairs and engines for a command: what belongs together is checked before weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosup.commands.options import Dtype
+from cosup.errors import InputError
+from cosup.shell import Shell
+
+if TYPE_CHECKING:
+    from cosup.generation.engine import Engine
+    from cosup.generation.retrievers.opening import RetrieverChoice
+    from cosup.generation.settings import GenerationSettings
+    from cosup.index.base import VectorIndex
+    from cosup.modeling import CoSupervisedModel
+
+
+def model_folder(path: Path) -> Path:
+    """Check a model folder without loading it."""
+    from cosup.modeling import read_model_record
+
+    if not (path / "cosup.json").is_file() and (path / "model" / "cosup.json").is_file():
+        raise InputError(f"not a model folder, but it holds one; say --model {path / 'model'}", path)
+    read_model_record(path)
+    return path
+
+
+def load_pair(folder: Path, dtype: Dtype) -> CoSupervisedModel:
+    """Load a pair onto the GPU, if there is one."""
+    import torch
+
+    from cosup.devices import quick_dtype
+    from cosup.modeling import CoSupervisedModel
+    from cosup.processes import local_rank
+
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+        device = torch.device("cuda")
+    wanted = quick_dtype(device) if dtype is Dtype.auto else getattr(torch, dtype)
+    return CoSupervisedModel.from_pretrained(folder, wanted).to(device)
+
+
+def load_engine(
+    shell: Shell, places: tuple[Path, str], settings: GenerationSettings, dtype: Dtype, choice: RetrieverChoice | None
+) -> tuple[Engine, VectorIndex, dict[str, Any]]:
+    """Load a pair with its index, and who else retrieves; what belongs together is checked before weights are read.
+
+    Returns:
+        The engine, the index, and what more than these and the settings decides the answers.
+    """
+    from cosup.generation.engine import Engine
+    from cosup.index.open import open_index
+    from cosup.modeling import read_model_record
+
+    model, index = places
+    record = read_model_record(model_folder(model))
+    own = str(record["embedder_fingerprint"])
+    found = open_index(index, own if choice is None else choice.index_fingerprint)
+    pair = load_pair(model, dtype)
+    if choice is None:
+        return Engine(pair, found, settings), found, {}
+    from cosup.generation.retrievers.opening import open_retriever
+
+    with shell.progress("embedding", "passages") as report:
+        opened = open_retriever(choice, pair, found, index, lambda done, n: report(done, n, ""))
+    if opened.built is not None:
+        shell.note(f"built for {choice.name}: {opened.built}")
+    return Engine(pair, opened.retriever, settings), found, dict(opened.identity)
