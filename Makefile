@@ -7,13 +7,14 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test check format
+.PHONY: help demo test check format docs
 
 help:
 	@echo "make demo    run the demo: train a small pair, index, answer, measure (results in runs/demo)"
 	@echo "make test    run the tests"
 	@echo "make check   run ruff and mypy"
 	@echo "make format  format the code"
+	@echo "make docs    build the documentation into site/ (open site/index.html)"
 
 demo: $(READY)
 	$(BIN)/cosup demo
@@ -29,6 +30,11 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The theme would announce what becomes of mkdocs.
+docs: $(READY)
+	@$(PIP_INSTALL) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
 
 # torch goes first, by its exact pin: a build of that version that is at hand locally (a CPU-only one) then serves.
 $(READY): pyproject.toml constraints.txt

@@ -6,33 +6,17 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cosup.console import Console
 from cosup.demo import run_demo
+from tests.blocks import marked_blocks, run_block
 from tests.commands import TOY_DEMO
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"<!-- test -->\n```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-
-
-def _environment() -> dict[str, str]:
-    """Return an environment whose `cosup` and `python` are this interpreter's."""
-    here = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": here + os.pathsep + os.environ["PATH"], "OMP_NUM_THREADS": "1"}
-
-
-def _run(language: str, code: str, folder: Path) -> str:
-    shell = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
-    done = subprocess.run(
-        shell, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+BLOCKS = marked_blocks(README)
 
 
 @pytest.mark.slow
@@ -40,7 +24,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     """Every marked block, after a demo of toy size in place of `make demo`; what they promise is there afterwards."""
     run_demo(tmp_path / "runs" / "demo", settings=TOY_DEMO, console=Console(quiet=True))
     try:
-        printed = [_run(language, code, tmp_path) for language, code in BLOCKS]
+        printed = [run_block(language, code, tmp_path) for language, code in BLOCKS]
     finally:
         if (tmp_path / "serve.pid").is_file():
             with contextlib.suppress(ProcessLookupError):
@@ -58,9 +42,3 @@ def test_every_kind_of_command_is_among_them() -> None:
     code = "\n".join(code for _, code in BLOCKS)
     for command in ("ask", "train", "index", "generate", "evaluate", "info", "convert", "experiment", "serve"):
         assert re.search(rf"^cosup {command} ", code, flags=re.MULTILINE), command
-
-
-@pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)]+)\)", README.read_text(encoding="utf-8")))
-def test_the_links_of_the_readme_lead_somewhere(link: str) -> None:
-    """Files that the README points to are in the repository."""
-    assert (README.parent / link).is_file()
