@@ -27,6 +27,7 @@ from cosup.training.curves import draw_curves
 from cosup.training.progress import PairWatcher, Report, Watch, report_to
 from cosup.training.recipe import DataSettings, Recipe
 from cosup.training.run_folder import (
+    alone_in,
     check_folder,
     check_model_target,
     check_shared,
@@ -79,6 +80,14 @@ def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None, w
             logger.warning("%s is finished already; delete the folder to train again", folder)
         return folder / "model"
     check_folder(folder, recipe)
+    with alone_in(folder):
+        return _trained(recipe, config, folder, progress, watch)
+
+
+def _trained(
+    recipe: Recipe, config: CoSupervisionConfig, folder: Path, progress: Report | None, watch: Watch | None
+) -> Path:
+    """Train in a folder that is held."""
     if config.bf16 and config.should_save and not has_fast_bfloat16(config.device):
         logger.warning("bf16 is on, but this machine has no instructions for it: training is faster without")
     attention = config.chosen_attention

@@ -15,9 +15,9 @@ from transformers import TrainingArguments
 from cosup.errors import CosupError
 from cosup.training.config import CoSupervisionConfig
 from cosup.training.recipe import Recipe, parse_recipe
-from cosup.training.run_folder import LAYOUT_FAMILIES, LAYOUT_KEYS, claim, is_layout, same_recipe
+from cosup.training.run_folder import LAYOUT_FAMILIES, LAYOUT_KEYS, alone_in, claim, is_layout, same_recipe
 from cosup.training.saving import write_whole
-from tests.training.runs import recipe_of
+from tests.training.runs import end, recipe_of, start, wait_for, write_world
 
 
 def _recipe(folder: Path, objective: dict[str, Any] | None = None, **training: Any) -> Recipe:
@@ -91,3 +91,33 @@ def test_a_full_disk_leaves_recipe_and_figures_as_they_were(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "recipe.yaml"]
     claim(tmp_path, _recipe(tmp_path, save_steps=5))
     assert same_recipe(tmp_path, _recipe(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_second_process_in_a_run_folder_is_told_who_trains_there(tmp_path: Path) -> None:
+    """It ends with 2 and touches nothing; once the first was killed, the same command goes on."""
+    run = tmp_path / "run"
+    recipe = recipe_of(write_world(tmp_path), run, max_steps=100_000, save_strategy="no")
+    first = start(recipe, tmp_path)
+    try:
+        wait_for((run / "recipe.yaml").exists, [first])
+        second = start(recipe, tmp_path)
+        said, _ = second.communicate(timeout=120)
+        assert second.returncode == 2
+        assert said.startswith(f"error: {run} is being trained by process {first.pid} on ")
+        assert len(said.splitlines()) == 1
+        assert first.poll() is None
+    finally:
+        end([first])
+    with alone_in(run):
+        assert (run / "recipe.yaml").is_file()
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_run_folder_in_which_nothing_was_made_goes_again(made: bool, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with contextlib.suppress(ValueError), alone_in(run):
+        if made:
+            claim(run, _recipe(run))
+        raise ValueError
+    assert run.exists() == made
