@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cosup.errors import UsageError
+from cosup.processes import gather_objects, rank
 
 LOCK = ".lock"
 
@@ -47,6 +48,49 @@ def held(lock: Path, what: str, patience: float = 0.0) -> Iterator[None]:
         with contextlib.suppress(OSError):
             _holder_file(lock).unlink(missing_ok=True)
         own.release()
+
+
+@contextlib.contextmanager
+def held_together(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock for all processes of a run while the block runs: the first has it; a collective call.
+
+    The lock's folder is made where it is missing. At the end its file is gone, and so is a folder that was made for it
+    and has nothing else in it.
+
+    Args:
+        lock, what: see `held`.
+
+    Raises:
+        UsageError: another run holds it, or its folder cannot be written; raised on every process.
+    """
+    with contextlib.ExitStack() as stack:
+        trouble = _trouble(lock, what, stack) if rank() == 0 else None
+        if told := gather_objects(trouble)[0]:
+            raise UsageError(told)
+        yield
+
+
+def _trouble(lock: Path, what: str, stack: contextlib.ExitStack) -> str | None:
+    """Hold a lock until a stack ends; return why it cannot be held, or None."""
+    made = not lock.parent.exists()
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(held(lock, what))
+    except UsageError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot write to {lock.parent}: {error.strerror or error}"
+    stack.callback(_remove, lock, made)
+    return None
+
+
+def _remove(lock: Path, with_folder: bool) -> None:
+    """Take away a lock that is held, and its folder if nothing else is in it."""
+    with contextlib.suppress(OSError):
+        _holder_file(lock).unlink(missing_ok=True)
+        lock.unlink()
+        if with_folder:
+            lock.parent.rmdir()
 
 
 def holder_of(lock: Path) -> str:

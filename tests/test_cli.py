@@ -504,7 +504,7 @@ def test_recipes_with_unknown_keys(cosup: Cosup, tiny_world: TinyWorld, tmp_path
     )
     assert "no folder" in cosup.refused("train", path, "--generator", tmp_path / "nothing")
     assert "no such recipe" in cosup.refused("train", tmp_path / "nothing.yaml")
-    assert "cannot write a run" in cosup.refused("train", path, "--output_dir", path)
+    assert "cannot write to" in cosup.refused("train", path, "--output_dir", path)
     assert tree(tmp_path) == {"recipe.yaml"}
 
 

@@ -120,7 +120,7 @@ def _build_index(
     passages: list[Path],
     settings: IndexSettings,
 ) -> None:
-    from cosup.index.build import check_place, work_folder, write_index
+    from cosup.index.build import building, check_place, work_folder, write_index
     from cosup.index.corpus import store_passages
     from cosup.index.embed import EmbedOptions, tokens_for
     from cosup.index.faiss_index import FaissIndex
@@ -132,14 +132,15 @@ def _build_index(
     join()
     if rank() == 0:
         check_place(output, settings)
-    corpus = store_passages(passages, work_folder(output) / "passages")
-    pair = load_pair(folder, dtype)
-    half = settings.vector_dtype == "float16"
-    options = EmbedOptions(batch_tokens or tokens_for(pair.device), half=half, computed_in=str(pair.embedder.dtype))
-    with shell.progress("indexing", "passages") as report:
-        similarity = pair.settings.similarity
-        tell = lambda done, n: report(done, n, "")  # noqa: E731
-        built = write_index(pair, corpus, output, similarity, tell, settings, options)
+    with building(output):
+        corpus = store_passages(passages, work_folder(output) / "passages")
+        pair = load_pair(folder, dtype)
+        half = settings.vector_dtype == "float16"
+        options = EmbedOptions(batch_tokens or tokens_for(pair.device), half=half, computed_in=str(pair.embedder.dtype))
+        with shell.progress("indexing", "passages") as report:
+            similarity = pair.settings.similarity
+            tell = lambda done, n: report(done, n, "")  # noqa: E731
+            built = write_index(pair, corpus, output, similarity, tell, settings, options)
     if isinstance(built, FaissIndex):
         for name, value in index_rows(built.manifest):
             shell.note(f"{name}: {value}")

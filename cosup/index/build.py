@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cosup.index.milvus_place import MilvusPlace, is_milvus_place
 from cosup.index.open import open_index
 from cosup.index.progress import Progress
 from cosup.index.structures import IndexSettings
+from cosup.locks import held_together
 from cosup.processes import barrier, rank
 
 
@@ -45,8 +47,11 @@ def build_index(
         UsageError: the embedder was never saved, or `place` cannot be used.
         CosupError: the embedder gives a vector that is not finite.
     """
-    written = write_index(embedder, passages, place, similarity, progress, settings, options)
-    barrier()
+    if rank() == 0:
+        check_place(place, settings)
+    with building(place):
+        written = write_index(embedder, passages, place, similarity, progress, settings, options)
+        barrier()
     return open_index(place, embedder.fingerprint) if written is None else written
 
 
@@ -61,11 +66,11 @@ def write_index(
 ) -> LiveIndex | None:
     """Do what `build_index` does; of several processes all embed, and the first alone writes and opens the index.
 
+    Whoever calls this has checked the place and holds it: see `check_place` and `building`.
+
     Returns:
         The index, or None in the other processes, which do not wait for it.
     """
-    if rank() == 0:
-        check_place(place, settings)
     work = work_folder(place)
     vectors: Any = embed_corpus(embedder, passages, work, options, progress)
     if embedder.fingerprint is None:
@@ -80,6 +85,15 @@ def write_index(
         built = FaissIndex.build(place, *what, settings)
     shutil.rmtree(work, ignore_errors=True)
     return built
+
+
+def building(place: str | Path) -> AbstractContextManager[None]:
+    """Hold what is unfinished of a build for all processes of this run; see `held_together`.
+
+    Who opens the index, or changes it meanwhile, is not kept from it.
+    """
+    work = work_folder(place)
+    return held_together(work.with_name(f"{work.name}.lock"), f"an index is being built at {place}")
 
 
 def check_place(place: str | Path, settings: IndexSettings | None = None) -> None:

@@ -16,7 +16,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from cosup.errors import CosupError, InputError, UsageError
 from cosup.index.base import (
@@ -34,11 +33,11 @@ from cosup.index.manifest import VERIFIED_ON_LOAD, IndexManifest, SegmentRecord
 from cosup.index.segment import EXACT_UP_TO, Segment, SegmentPlan, passages_of, vectors_of, write_segment
 from cosup.index.structures import LEAST, IndexSettings
 from cosup.index.vectors import Found, blocks_of, check_vectors, merged
+from cosup.locks import LOCK, held
 from cosup.records import Hit, Passage
 from cosup.version import __version__
 
-LOCK = ".lock"
-_OWN_NAMES = (MANIFEST, "segment-*", LOCK, PARTIAL, f"{PARTIAL}-add-*", f".{MANIFEST}.*.tmp")
+_OWN_NAMES = (MANIFEST, "segment-*", f"{LOCK}*", f"{PARTIAL}*", f".{MANIFEST}.*.tmp")
 _NAMES_OF_FORMAT_1 = ("vectors.faiss", "passages.jsonl")
 _PATIENCE = 30.0  # seconds that a writer waits for another
 
@@ -341,10 +340,8 @@ def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder against other writers; what the disk refuses is an error of ours."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=_PATIENCE):
+        with held(folder / LOCK, f"{folder} is being changed", _PATIENCE):
             yield
-    except Timeout:
-        raise UsageError(f"{folder} is being changed by another process; wait for it to end") from None
     except OSError as error:
         raise UsageError(f"cannot write an index to {folder}: {error.strerror or error}") from error
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from cosup.errors import UsageError
-from cosup.locks import LOCK, held
+from cosup.locks import LOCK, held_together
 from cosup.modeling import CoSupervisedModel
 from cosup.processes import barrier, gather_objects, rank, world_size
 from cosup.training.recipe import Recipe
@@ -99,38 +98,9 @@ def check_folder(folder: Path, recipe: Recipe) -> None:
         raise UsageError(f"{folder} holds {found}; choose another --output_dir")
 
 
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a run folder for all processes of this run; a collective call. What it made and left empty goes again.
-
-    Raises:
-        UsageError: another run is at it, or it cannot be written; raised on every process.
-    """
-    with contextlib.ExitStack() as stack:
-        trouble = _taken(folder, stack) if rank() == 0 else None
-        if told := gather_objects(trouble)[0]:
-            raise UsageError(told)
-        yield
-
-
-def _taken(folder: Path, stack: contextlib.ExitStack) -> str | None:
-    """Hold a folder until a stack ends; return why it cannot be held, or None."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(held(folder / LOCK, f"{folder} is being trained"))
-        stack.callback(_remove_what_is_empty, folder)
-    except UsageError as error:
-        return str(error)
-    except OSError as error:
-        return f"cannot write a run to {folder}: {error.strerror or error}"
-    return None
-
-
-def _remove_what_is_empty(folder: Path) -> None:
-    """Take away a run folder that holds its lock alone: what was to be trained could not be read."""
-    with contextlib.suppress(OSError):
-        if all(path.name.startswith(LOCK) for path in folder.iterdir()):
-            shutil.rmtree(folder)
+def alone_in(folder: Path) -> AbstractContextManager[None]:
+    """Hold a run folder for all processes of this run; see `held_together`, which raises where it is another's."""
+    return held_together(folder / LOCK, f"{folder} is being trained")
 
 
 def claim(folder: Path, recipe: Recipe) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,13 +22,14 @@ from cosup.data.writing import write_jsonl
 from cosup.errors import CosupError, InputError, UsageError
 from cosup.index import faiss_index, manifest
 from cosup.index.base import PARTIAL
-from cosup.index.build import add_passages, build_index
+from cosup.index.build import add_passages, build_index, building
 from cosup.index.embed import EmbedOptions
-from cosup.index.faiss_index import LOCK, FaissIndex, check_folder
+from cosup.index.faiss_index import FaissIndex, check_folder
 from cosup.index.filters import Filter
 from cosup.index.manifest import IndexManifest
 from cosup.index.structures import IndexSettings
 from cosup.info import describe
+from cosup.locks import LOCK, held
 from cosup.records import Passage
 from tests.index.makers import MINE, OTHER, D, N, corpus, ids, small_integers, vectors
 
@@ -315,8 +315,8 @@ def test_a_writer_goes_on_from_what_others_have_changed(tmp_path: Path) -> None:
 def test_two_writers_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = build(tmp_path / "index", vectors(10))
     monkeypatch.setattr(faiss_index, "_PATIENCE", 0.1)
-    with FileLock(tmp_path / "index" / LOCK):
-        with pytest.raises(UsageError, match="is being changed by another process"):
+    with held(tmp_path / "index" / LOCK, "it is used"):
+        with pytest.raises(UsageError, match=rf"is being changed by process {os.getpid()} on "):
             index.delete(["p1"])
         assert len(FaissIndex.load(tmp_path / "index", MINE)) == 10
     index.delete(["p1"])
@@ -541,6 +541,24 @@ def test_from_passages_to_an_index_in_one_call(tmp_path: Path) -> None:
     found = IndexManifest.read(tmp_path / "index")
     assert (found.similarity, found.count, found.type, found.asked) == ("cosine", 30, "flat", "auto")
     assert {p.name for p in (tmp_path / "index").iterdir()} == OWN | {found.segments[0].name}
+
+
+def test_a_second_build_is_told_who_is_at_it_and_a_change_is_not_kept_from_the_index(tmp_path: Path) -> None:
+    """Nothing of it is embedded: both would write to one folder of unfinished work, which the first to end removes."""
+    folder = tmp_path / "index"
+    index = build_index(UnitEmbedder(), corpus(30), folder, "cosine")
+    who = rf"an index is being built at \S+index by process {os.getpid()} on \S+ since "
+    with building(folder):
+        with pytest.raises(UsageError, match=who):
+            build_index(UnitEmbedder(batches=0), corpus(30), folder, "cosine")
+        add_passages(UnitEmbedder(), corpus(5, first=30), index, folder, replacing=False)
+    assert len(FaissIndex.load(folder, MINE)) == 35
+
+
+def test_what_no_build_came_to_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no passages"):
+        build_index(UnitEmbedder(batches=0), [], tmp_path / "new" / "index", "cosine")
+    assert not (tmp_path / "new" / "index").exists()
 
 
 def test_an_interrupted_embedding_leaves_the_old_index_and_a_second_run_ends_it(tmp_path: Path) -> None:
