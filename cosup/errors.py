@@ -1,7 +1,7 @@
 """Errors that cosup raises on purpose.
 
 CosupError                 anything that stops a command (exit code 1)
-└── UsageError             wrong command line, recipe or setting (exit code 2)
+└── UsageError             wrong command line, recipe or setting, a place that cannot be written (exit code 2)
     └── InputError         wrong data; names the file and, where known, the line (exit code 2)
 
 A message says what was received, where, and what to do, in one or two lines.
@@ -23,7 +23,7 @@ class CosupError(Exception):
 
 
 class UsageError(CosupError):
-    """A command line, recipe or setting that cannot be used as it is."""
+    """A command line, recipe, setting or place to write to that cannot be used as it is; its user can mend it."""
 
     exit_code = 2
 

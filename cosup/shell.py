@@ -6,6 +6,7 @@ Results go to standard output; errors, warnings, notes and progress to standard 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -19,10 +20,11 @@ from rich.console import Console
 from rich.text import Text
 
 from cosup.console import Meter, progress, safe_text
-from cosup.errors import NOTICE, CosupError, did_you_mean
+from cosup.errors import NOTICE, CosupError, UsageError, did_you_mean
 
 GLOBAL_FLAGS = ("--debug", "--quiet")
 INTERRUPTED = 130
+_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # disks and permissions
 _LONGEST_ERROR = 600  # characters of an error of other libraries
 _QUIET_ENVIRONMENT = {  # read by the libraries when they are imported
     "TRANSFORMERS_VERBOSITY": "error",
@@ -143,7 +145,9 @@ def _options(context: Any) -> list[str]:
 
 
 def _code_of(error: Exception) -> int:
-    code = getattr(error, "exit_code", 1)
+    code = getattr(error, "exit_code", None)
+    if isinstance(error, OSError) and error.errno in _MENDABLE:
+        return UsageError.exit_code
     return code if isinstance(code, int) else 1
 
 

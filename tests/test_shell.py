@@ -26,8 +26,8 @@ def raising(error: BaseException) -> Callable[[list[str]], None]:
         (CosupError("it broke"), 1, ["error: it broke"]),
         (InputError("wrong", "a.jsonl", 3), 2, ["error: a.jsonl:3: wrong"]),
         (CosupError("two\nlines"), 1, ["error: two lines"]),
-        (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, ["error: No space left on device: /x"]),
-        (PermissionError(errno.EACCES, "Permission denied", "/y"), 1, ["error: Permission denied: /y"]),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, ["error: No space left on device: /x"]),
+        (PermissionError(errno.EACCES, "Permission denied", "/y"), 2, ["error: Permission denied: /y"]),
         (
             ValueError("\n\nbad\nand more"),
             1,

@@ -126,8 +126,7 @@ class PassageStore(Mapping[str, Passage]):
 
         Raises:
             InputError: a source cannot be used, or two passages have one id; names file and line.
-            UsageError: `folder` holds something else.
-            CosupError: the store cannot be written (a full disk).
+            UsageError: `folder` holds something else, or cannot be written (a full disk).
         """
         places = [sources] if isinstance(sources, str | Path) else list(sources)
         if not places:
@@ -142,7 +141,7 @@ class PassageStore(Mapping[str, Passage]):
                 if record is None or record["sources"] != wanted:
                     _build(places, wanted, folder)
         except OSError as error:
-            raise CosupError(f"cannot write the passage store {folder}: {error.strerror or error}") from error
+            raise UsageError(f"cannot write the passage store {folder}: {error.strerror or error}") from error
         return cls(folder)
 
     @classmethod
@@ -157,7 +156,7 @@ class PassageStore(Mapping[str, Passage]):
 
         Raises:
             InputError: there are no passages, or two have one id.
-            CosupError: the store cannot be written.
+            UsageError: the store cannot be written.
         """
         folder = Path(folder).absolute()
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
-from cosup.errors import CosupError, InputError, UsageError
+from cosup.errors import InputError, UsageError
 
 
 class HasDict(Protocol):
@@ -32,8 +32,7 @@ def atomic_open(path: str | Path) -> Iterator[IO[str]]:
     Folders above `path` are created.
 
     Raises:
-        UsageError: `path` is no place for a file.
-        CosupError: writing failed (a full disk).
+        UsageError: `path` is no place for a file, or writing failed (a full disk); what was there is untouched.
     """
     target = Path(os.path.realpath(path))
     draft = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
@@ -45,7 +44,7 @@ def atomic_open(path: str | Path) -> Iterator[IO[str]]:
             os.fsync(stream.fileno())
         draft.replace(target)
     except OSError as error:
-        raise CosupError(f"cannot write {target}: {error.strerror or error}") from error
+        raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         draft.unlink(missing_ok=True)
 

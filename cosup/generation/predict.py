@@ -46,9 +46,8 @@ def predict(
         progress: called at the start and after each batch.
 
     Raises:
-        UsageError: `output` is no place for a file, or answers of another run wait beside it.
+        UsageError: `output` is no place for a file, answers of another run wait beside it, or the disk is full.
         InputError: a question does not fit into the context.
-        OSError: the disk is full.
     """
     output = Path(output)
     check_output(output)
@@ -140,8 +139,11 @@ def _finished(partial: Path, identity: Mapping[str, Any]) -> list[Answer]:
 
 
 def _append(partial: Path, identity: Mapping[str, Any], answers: Sequence[Answer]) -> None:
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    begins = not partial.exists()
-    with partial.open("a", encoding="utf-8", newline="\n") as stream:
-        records = [*([dict(identity)] if begins else []), *(answer.to_dict() for answer in answers)]
-        stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        begins = not partial.exists()
+        with partial.open("a", encoding="utf-8", newline="\n") as stream:
+            records = [*([dict(identity)] if begins else []), *(answer.to_dict() for answer in answers)]
+            stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    except OSError as error:
+        raise UsageError(f"cannot write {partial}: {error.strerror or error}; finished answers are kept") from error

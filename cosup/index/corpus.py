@@ -60,7 +60,7 @@ def store_passages(sources: Sequence[Source], folder: Path) -> PassageStore:
 
     Raises:
         InputError: a source cannot be used, or two passages have one id.
-        CosupError: the store cannot be written.
+        UsageError: the store cannot be written.
     """
     if rank() == 0:
         try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cosup.training.saving import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,10 +94,10 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, in the place of an older one, and return the file."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")  # two processes may draw the same
-    figure.savefig(draft, format="png", metadata={"Software": None})
-    return draft.replace(path)
+    """Write a figure as PNG, in the place of an older one, and return the file. Raises as `whole_file`."""
+    with whole_file(path) as draft:
+        figure.savefig(draft, format="png", metadata={"Software": None})
+    return path
 
 
 def points(log: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:

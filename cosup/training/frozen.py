@@ -19,6 +19,7 @@ from torch import nn
 from cosup.modeling import CoSupervisedModel
 from cosup.processes import barrier, max_over, rank
 from cosup.records import Passage
+from cosup.training.saving import whole_file
 from cosup.training.sweep import embed_lists
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,9 @@ def passage_vectors(
         folder: the run folder; the vectors are kept there under a name made of the embedder and the texts.
         batch_tokens: padded tokens of a batch at most.
         device: where the embedder runs and processes meet; the pair may not be there yet.
+
+    Raises:
+        UsageError: the disk is full.
     """
     texts = sorted({p.rendered for p in passages})
     row_of = {text: row for row, text in enumerate(texts)}
@@ -65,9 +69,8 @@ def passage_vectors(
         model.train(training)
         if rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(".draft")
-            save_file({"vectors": table}, draft)
-            draft.replace(path)
+            with whole_file(path) as draft:
+                save_file({"vectors": table}, draft)
         barrier()
     assert table is not None
     return PassageVectors(rows, table)

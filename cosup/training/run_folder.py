@@ -107,8 +107,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
     """Put the recipe into the run folder, unless it is there already.
 
     Raises:
-        UsageError: the folder cannot be written.
-        CosupError: the disk is full; an older recipe is untouched.
+        UsageError: the folder cannot be written, as on a full disk; an older recipe is untouched.
     """
     path, text = folder / "recipe.yaml", _dump(recipe)
     try:
@@ -170,8 +169,7 @@ def save_whole(
         adapters: see `CoSupervisedModel.save_pretrained`.
 
     Raises:
-        UsageError: the folder holds something else.
-        CosupError: the disk is full.
+        UsageError: the folder holds something else, or the disk is full.
     """
     check_model_target(folder)
     with whole_folder(folder, listed=False) as draft:

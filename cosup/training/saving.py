@@ -11,12 +11,13 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cosup.errors import CosupError
+from cosup.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def whole_folder(folder: Path, writes: bool = True, listed: bool = True) -> Iter
         listed: whether names and sizes of its files are written down in it.
 
     Raises:
-        CosupError: the disk is full or cannot be written; the draft is removed, and `folder` is as it was.
+        UsageError: the disk is full or cannot be written; the draft is removed, and `folder` is as it was.
     """
     draft = draft_of(folder)
     if writes:
@@ -54,25 +55,32 @@ def whole_folder(folder: Path, writes: bool = True, listed: bool = True) -> Iter
         raise
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file so that it is there whole or as it was before.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a draft to write a file into; at the end it takes the place of `path`, on the disk.
 
     Raises:
-        CosupError: the disk is full or cannot be written; what was there is untouched.
+        UsageError: the disk is full or cannot be written; what was there is untouched.
     """
-    draft = draft_of(path)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")  # two processes may write the same
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        yield draft
+        with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        if _disk_trouble(error) is None:
-            raise
-        raise _untouched(path, error) from error
+    except BaseException as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        if _disk_trouble(error) is not None:
+            raise _untouched(path, error) from error
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file so that it is there whole or as it was before. Raises as `whole_file`."""
+    with whole_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def draft_of(folder: Path) -> Path:
@@ -161,8 +169,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _untouched(path: Path, error: BaseException) -> CosupError:
-    return CosupError(f"cannot write {path}: {_disk_trouble(error)}; what was saved before is untouched")
+def _untouched(path: Path, error: BaseException) -> UsageError:
+    return UsageError(f"cannot write {path}: {_disk_trouble(error)}; what was saved before is untouched")
 
 
 def _disk_trouble(error: BaseException) -> str | None:

@@ -100,7 +100,7 @@ def test_what_a_kill_left_is_cleared_or_put_back(there: bool, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(world: Path, tmp_path: Path) -> None:
-    """A file that the system refuses to let grow, in the middle of a checkpoint: one line, exit code 1; it goes on."""
+    """A file that the system refuses to let grow, in the middle of a checkpoint: one line, exit code 2; it goes on."""
     run = tmp_path / "run"
     train(parse_recipe(recipe_of(world, run)))
     size = (run / f"checkpoint-{STEPS}" / "optimizer.pt").stat().st_size
@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(world: Path, tmp_path: Path
     good = last_complete_checkpoint(other)
     process = start(recipe, tmp_path, preexec_fn=limited)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert "Traceback" not in output
     assert "what was saved before is untouched" in output
     assert last_complete_checkpoint(other) == good

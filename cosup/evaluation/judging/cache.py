@@ -23,7 +23,7 @@ from typing import TypeAlias
 
 from filelock import FileLock
 
-from cosup.errors import NOTICE, CosupError, UsageError
+from cosup.errors import NOTICE, UsageError
 from cosup.evaluation.judging.base import Decision, Judge, Pair
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class VerdictFile:
         """Keep verdicts; after a torn line they begin on a line of their own.
 
         Raises:
-            CosupError: the disk is full, or the folder is not to be written to.
+            UsageError: the disk is full, or the folder is not to be written to.
         """
         data = b"".join(_line_of(key, decision) for key, decision in verdicts.items())
         try:
@@ -106,7 +106,7 @@ class VerdictFile:
                     data = data if stream.read(1) == b"\n" else b"\n" + data
                 stream.write(data)
         except OSError as error:
-            raise CosupError(f"cannot keep verdicts in {self.path}: {error.strerror or error}") from error
+            raise UsageError(f"cannot keep verdicts in {self.path}: {error.strerror or error}") from error
 
 
 class CachedJudge:
@@ -148,8 +148,7 @@ class CachedJudge:
         """Return a decision for each pair, in order; a pair that stands there twice is asked once.
 
         Raises:
-            UsageError: the judge cannot be asked, or the verdicts cannot be read.
-            CosupError: the verdicts cannot be written.
+            UsageError: the judge cannot be asked, or the verdicts cannot be read or written.
         """
         keys = [self._file.key(pair) for pair in pairs]
         distinct = dict(zip(keys, pairs, strict=True))
