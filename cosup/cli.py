@@ -1,77 +1,20 @@
-"""The command line: wires the commands together, nothing else."""
+"""The front door: `cosup` and `python -m cosup`. Nothing is imported before an interruption can be told in a line."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING
 
-import typer
-
-from cosup.commands.answer import ask, generate
-from cosup.commands.convert import convert
-from cosup.commands.demo import demo
-from cosup.commands.evaluate import evaluate
-from cosup.commands.experiment import experiment
-from cosup.commands.index import index
-from cosup.commands.info import info
-from cosup.commands.join import join
-from cosup.commands.overrides import PASSES_ON
-from cosup.commands.serve import serve
-from cosup.commands.train import train
-from cosup.shell import Shell, run
-from cosup.version import __version__
-
-app = typer.Typer(
-    help="""Train one language model to write and to retrieve, and answer questions with checkable citations.
-
-    \b
-    See it work (a few minutes on a CPU, no download):
-      cosup demo
-    From your own data to measured answers:
-      cosup train recipe.yaml
-      cosup index --model runs/train/model --passages passages.jsonl --output index
-      cosup ask --model runs/train/model --index index "Who wrote it?"
-      cosup generate --model runs/train/model --index index --questions questions.jsonl --output predictions.jsonl
-      cosup evaluate --predictions predictions.jsonl --questions questions.jsonl --passages passages.jsonl --output .
-    """,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
-)
-
-
-@app.callback(invoke_without_command=True)
-def _globals(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and other libraries' warnings.")] = False,  # noqa: ARG001
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no notes; errors and warnings stay.")] = False,
-) -> None:
-    context.obj = Shell(quiet=quiet)
-    if version:
-        context.obj.result(f"cosup {__version__}")
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(2)
-
-
-for _command in (demo, convert, train, join, index, ask, generate, evaluate, experiment, serve, info):
-    app.command(context_settings=PASSES_ON if _command in (train, experiment, info) else None)(_command)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command line (that of the process by default) and return its exit code."""
-    command = typer.main.get_command(app)
-    main_of: Callable[..., Any] = command.main
-    code = run(
-        lambda arguments: main_of(arguments, prog_name="cosup", standalone_mode=False),
-        sys.argv[1:] if words is None else words,
-    )
-    if "torch.distributed" in sys.modules:
-        from cosup.processes import leave
+    """Run a command line (that of the process by default) and return its exit code; see `cosup.shell.run`."""
+    try:
+        from cosup.commands.program import run_program
 
-        leave(code)
-    return code
+        return run_program(sys.argv[1:] if words is None else words)
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        return 130

@@ -126,10 +126,7 @@ def evaluate_official(
     write_jsonl(single, scored.questions)
     with atomic_open(target) as stream:
         stream.write(json.dumps(whole, indent=2) + "\n")
-    width = max(map(len, metrics))
-    for metric, value in metrics.items():
-        ends = scored.intervals.get(metric)
-        shell.result(f"{metric:<{width}}  {value:.4f}" + (f"  [{ends[0]:.4f}, {ends[1]:.4f}]" if ends else ""))
+    shell.tell(whole, _score_lines(metrics, scored.intervals))
     for line in _counted(scored.record):
         shell.note(line)
     shell.note(f"written: {target}, {single.name}")
@@ -167,7 +164,9 @@ def evaluate_suite(
         if judge is not None:
             judge.decide([_PROBE])  # a judge that cannot be asked is found out before hours of answering
         rows = run_suite(suite, folder, Means(load, shell.progress, judge))
-    if shell.out.is_terminal:
+    if shell.as_json:
+        shell.record(json.loads((folder / "suite.json").read_text(encoding="utf-8")))
+    elif shell.out.is_terminal:
         draw_table(shell.out, suite_rows(rows))
     else:
         shell.result(suite_markdown(rows).rstrip())
@@ -219,7 +218,9 @@ def _show(shell: Shell, report: Report) -> None:
     from cosup.console import draw_table
     from cosup.evaluation import report as reports
 
-    if shell.out.is_terminal:
+    if shell.as_json:
+        shell.record(report.to_dict())
+    elif shell.out.is_terminal:
         for rows in (reports.table_rows(report), reports.recount_rows(report), reports.comparison_rows(report)):
             if len(rows) > 1:
                 draw_table(shell.out, rows)
@@ -246,6 +247,14 @@ def _judge(shell: Shell, judging: Mapping[str, Any]) -> Iterator[Judge | None]:
     with shell.progress("judging", "pairs") as report:
         tell = lambda done, total: report(done, total, "")  # noqa: E731
         yield open_judge(spec, JudgeOptions(**options), cache or default_folder(), tell)
+
+
+def _score_lines(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    """Say each metric with its interval, if it has one, in a line."""
+    width = max(map(len, metrics))
+    for metric, value in metrics.items():
+        ends = intervals.get(metric)
+        yield f"{metric:<{width}}  {value:.4f}" + (f"  [{ends[0]:.4f}, {ends[1]:.4f}]" if ends else "")
 
 
 def _counted(record: Mapping[str, Any]) -> Iterator[str]:

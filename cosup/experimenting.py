@@ -14,6 +14,7 @@ from cosup.shell import Shell
 
 if TYPE_CHECKING:
     from cosup.experiments.plan import Experiment
+    from cosup.experiments.run import Step
     from cosup.experiments.table import Differences, SystemScores
     from cosup.modeling import CoSupervisedModel
 
@@ -56,16 +57,32 @@ def show_plan(shell: Shell, chosen: Chosen) -> None:
     Raises:
         UsageError, InputError: the experiment cannot be run as it is.
     """
-    from cosup.experiments.addresses import folder_of
-    from cosup.experiments.run import is_trained, record_of, steps_of
+    from cosup.experiments.run import record_of, steps_of
 
     steps = steps_of(chosen.load())
     found = [record_of(step, chosen.kept) for step in steps]
-    for step, record in zip(steps, found, strict=True):
-        trained = ", ".join(f"{folder_of(r)} {'trained' if is_trained(r) else 'to train'}" for r in step.trainings)
-        state, place = ("to do", step.record) if record is None else ("done", record)
-        shell.result(f"{step.system.key}  seed {step.seed}  {state}  {trained}  {place}")
+    records = [_step_record(step, record) for step, record in zip(steps, found, strict=True)]
+    shell.tell({"steps": records}, map(_step_line, records))
     shell.note(f"{sum(record is not None for record in found)} of {len(steps)} done")
+
+
+def _step_record(step: Step, found: Path | None) -> dict[str, Any]:
+    """Return whether a step is done, where, and by which trainings."""
+    from cosup.experiments.addresses import folder_of
+    from cosup.experiments.run import is_trained
+
+    return {
+        "system": step.system.key,
+        "seed": step.seed,
+        "done": found is not None,
+        "record": str(found or step.record),
+        "trainings": [{"folder": str(folder_of(r)), "done": is_trained(r)} for r in step.trainings],
+    }
+
+
+def _step_line(step: Mapping[str, Any]) -> str:
+    trained = ", ".join(f"{t['folder']} {'trained' if t['done'] else 'to train'}" for t in step["trainings"])
+    return f"{step['system']}  seed {step['seed']}  {'done' if step['done'] else 'to do'}  {trained}  {step['record']}"
 
 
 def run(shell: Shell, chosen: Chosen, load: Callable[[Path], CoSupervisedModel]) -> None:
@@ -83,7 +100,11 @@ def run(shell: Shell, chosen: Chosen, load: Callable[[Path], CoSupervisedModel])
 
     experiment = chosen.load()
     run_experiment(experiment, load, shell.progress, lambda records: write_tables(experiment, records), chosen.kept)
-    shell.result((experiment.output / "main.md").read_text(encoding="utf-8").rstrip())
+    tables = experiment.output / "main.md"
+    if shell.as_json:
+        shell.record(json.loads(tables.with_suffix(".json").read_text(encoding="utf-8")))
+    else:
+        shell.result(tables.read_text(encoding="utf-8").rstrip())
     pictures = [path.name for path in sorted(experiment.output.glob("*.png"))]
     shell.note(f"written: {', '.join([str(experiment.output / 'main.json'), 'main.md', *pictures])}")
 

@@ -92,7 +92,7 @@ def serve(
     )
 
     def announce(address: str) -> None:
-        shell.result(address)
+        shell.tell({"address": address, "model": own.name, "passages": len(served.corpus)}, [address])
         shell.note(f"{own.name} over {len(served.corpus):,} passages: the page at /, the API at /v1")
         if own.is_open:
             shell.note(

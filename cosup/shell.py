@@ -1,20 +1,24 @@
 """Around every command: the global flags, errors and warnings in a line, other libraries' chatter silenced.
 
-Results go to standard output; errors, warnings, notes and progress to standard error.
+Results go to standard output; errors, warnings, notes and progress to standard error. With `--json` a result is one
+line of JSON, with `--quiet` nothing else is said but errors and warnings.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
+import json
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -22,9 +26,13 @@ from rich.text import Text
 from cosup.console import Meter, progress, safe_text
 from cosup.errors import NOTICE, CosupError, UsageError, did_you_mean
 
-GLOBAL_FLAGS = ("--debug", "--quiet")
-INTERRUPTED = 130
-_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # disks and permissions
+GLOBAL_FLAGS = ("--debug", "--quiet", "--json", "--no-color")
+INTERRUPTED = 130  # as a shell says of a program that SIGINT ended
+PIPE_CLOSED = 141  # SIGPIPE
+_MENDABLE = (  # disks, permissions and paths
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
 _LONGEST_ERROR = 600  # characters of an error of other libraries
 _QUIET_ENVIRONMENT = {  # read by the libraries when they are imported
     "TRANSFORMERS_VERBOSITY": "error",
@@ -36,25 +44,55 @@ _QUIET_ENVIRONMENT = {  # read by the libraries when they are imported
 }
 
 
+class _Console(Console):
+    """Rich's, which leaves it to `run` what happens when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on with the `BrokenPipeError` that is being handled."""
+        raise
+
+
 @dataclass(frozen=True)
 class Shell:
-    """Where a command writes to."""
+    """Where a command writes to, and how.
+
+    Attributes:
+        quiet: no progress and no notes.
+        as_json: results are JSON.
+        plain: no colours, whatever the terminal can.
+    """
 
     quiet: bool = False
+    as_json: bool = False
+    plain: bool = False
 
     @property
     def out(self) -> Console:
         """Standard output, for results."""
-        return Console(highlight=False)
+        return _Console(highlight=False, no_color=self.plain or None)
 
     @property
     def err(self) -> Console:
         """Standard error, for progress; writes nothing where `--quiet` was given."""
-        return Console(stderr=True, highlight=False, quiet=self.quiet)
+        return _Console(stderr=True, highlight=False, quiet=self.quiet, no_color=self.plain or None)
 
     def result(self, line: str = "") -> None:
         """Print a line of results as it is."""
         self.out.print(Text(line), soft_wrap=True)
+
+    def tell(self, record: Mapping[str, Any], lines: Iterable[str]) -> None:
+        """Print what a command found or made: a record where `--json` was given, else lines for people."""
+        if self.as_json:
+            self.record(record)
+            return
+        for line in lines:
+            self.result(line)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Print one line of JSON; of ASCII alone where standard output is not UTF-8."""
+        encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+        sys.stdout.write(json.dumps(record, ensure_ascii=encoding != "utf8", default=str) + "\n")
+        sys.stdout.flush()
 
     def note(self, line: str) -> None:
         """Print a line that is good to know, unless `--quiet` was given."""
@@ -79,7 +117,9 @@ class Shell:
 
 
 def run(command: Callable[[list[str]], Any], words: Sequence[str]) -> int:
-    """Run a command line and return its exit code: 0 done, 1 failed, 2 bad usage or input, 130 interrupted.
+    """Run a command line and return its exit code.
+
+    0 done, 1 failed, 2 bad usage or input, 130 interrupted, 141 nobody reads what it writes (`cosup .. | head -1`).
 
     Args:
         command: takes the words of the command line, global flags first; returns an exit code or None.
@@ -87,16 +127,21 @@ def run(command: Callable[[list[str]], Any], words: Sequence[str]) -> int:
     """
     ordered = globals_first(words)
     debug = "--debug" in ordered
+    _write_whatever_comes()
     try:
-        with _library_warnings(), _chatter_silenced(debug):
+        with _library_warnings(quiet="--quiet" in ordered), _chatter_silenced(debug):
             code = command(ordered)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except SystemExit as ended:  # typer's, for the completion of shells
+        code = ended.code
+    except BrokenPipeError as error:
+        if not _closed(sys.stdout, sys.stderr):
+            return _failed(error, debug)
+        code = PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 - the last resort: whatever went wrong becomes a line and a code
-        if debug:
-            traceback.print_exception(error)
-        _complain(_lines_of(error))
-        return _code_of(error)
+        return _failed(error, debug)
     if code == INTERRUPTED:
         _complain(["error: interrupted; train, index and generate go on from there when run again"])
     return code if isinstance(code, int) else 0
@@ -107,6 +152,33 @@ def globals_first(words: Sequence[str]) -> list[str]:
     end = words.index("--") if "--" in words else len(words)
     flags = [word for word in words[:end] if word in GLOBAL_FLAGS]
     return [*dict.fromkeys(flags), *(word for word in words[:end] if word not in GLOBAL_FLAGS), *words[end:]]
+
+
+def _failed(error: Exception, debug: bool) -> int:
+    """Say what went wrong and return the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    _complain(_lines_of(error))
+    return _code_of(error)
+
+
+def _write_whatever_comes() -> None:
+    """Let standard output take characters that its encoding lacks, as standard error does: escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _closed(*streams: TextIO) -> bool:
+    """Return whether one of the streams has lost its reader; such a one goes nowhere from now on."""
+    found = False
+    for stream in streams:
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            found = True
+            with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - its name is no path everywhere
+                os.dup2(nowhere.fileno(), stream.fileno())  # what is still in the buffer must go somewhere
+    return found
 
 
 def _lines_of(error: Exception) -> list[str]:
@@ -133,9 +205,20 @@ def _usage_lines(error: Any) -> list[str]:
         hint = ""
     else:
         message, hint = f"no such option: {option}", did_you_mean(option, known)
+    message = _choices_told(message)
     context = getattr(error, "ctx", None)
     help_line = [] if context is None else [f"run '{context.command_path} --help' for its usage"]
     return [f"error: {message}{hint}", *help_line]
+
+
+def _choices_told(message: str) -> str:
+    """Say of a choice that is none which was meant and what there are; other messages stay."""
+    found = re.fullmatch(r"Invalid value for '(.*?)': (?:Value error, )?'(.*)' is not one of (.*?)\.?", message)
+    if found is None:
+        return message
+    option, given, rest = found.groups()
+    choices = re.findall("'([^']*)'", rest)
+    return f"{option} is '{given}'{did_you_mean(given, choices)}; there are {', '.join(choices)}"
 
 
 def _options(context: Any) -> list[str]:
@@ -170,12 +253,13 @@ class _WarningLines(logging.Handler):
 
 
 @contextlib.contextmanager
-def _library_warnings() -> Iterator[None]:
-    """Show the warnings and notices that cosup logs."""
-    logger, handler = logging.getLogger("cosup"), _WarningLines(NOTICE)
+def _library_warnings(quiet: bool) -> Iterator[None]:
+    """Show the warnings that cosup logs, and unless `quiet` its notices."""
+    least = logging.WARNING if quiet else NOTICE
+    logger, handler = logging.getLogger("cosup"), _WarningLines(least)
     level = logger.level
     logger.addHandler(handler)
-    logger.setLevel(NOTICE)
+    logger.setLevel(least)
     try:
         yield
     finally:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import typer
 
-from cosup.cli import app
 from cosup.commands.overrides import split_overrides
+from cosup.commands.program import app
 from cosup.console import safe_text
 from cosup.data.writing import write_jsonl
 from cosup.errors import UsageError
@@ -65,7 +65,7 @@ COMMANDS = {
         "--replace",
         "--vector-dtype",
     ],
-    "ask": sorted([*ANSWERING, *RETRIEVERS, "--json", "QUESTION"]),
+    "ask": sorted([*ANSWERING, *RETRIEVERS, "QUESTION"]),
     "generate": sorted([*ANSWERING, *RETRIEVERS, "--batch-size", "--output", "--questions"]),
     "evaluate": sorted(
         "--predictions --questions --passages --output --against --format --suite --model --dtype --gold --citations"
@@ -76,7 +76,16 @@ COMMANDS = {
     "serve": sorted([*ANSWERING, *SERVING]),
     "info": ["--devices", "--examples", "--help", "--verify", "PATH"],
 }
-GLOBALS = ["--debug", "--help", "--quiet", "--version"]
+GLOBALS = [
+    "--debug",
+    "--help",
+    "--install-completion",
+    "--json",
+    "--no-color",
+    "--quiet",
+    "--show-completion",
+    "--version",
+]
 
 
 def recipe(world: TinyWorld, folder: Path, **changes: Any) -> Path:

@@ -427,14 +427,14 @@ def test_a_wrong_suite_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tasks:\n  x: {passages: p, questions: q, limit: 2024-13-45}\n", "not YAML: month must be in 1..12"),
+        ("tasks:\n  x: {passages: p, questions: q, limit: 2024-13-45}\n", "not valid YAML (month must be in 1..12"),
         (
             "tasks:\n  x: {passages: p, questions: q}\n  x: {passages: p, questions: r}\n",
-            "'x' comes twice, again in line 3",
+            "suite.yaml:3: the key 'x' comes twice; expected it once",
         ),
         ("output: a\noutput: b\n", "'output' comes twice"),
-        ("tasks: " + "[" * 3000, "not YAML"),
-        ("tasks: [", "not YAML"),
+        ("tasks: " + "[" * 3000, "not valid YAML"),
+        ("tasks: [", "not valid YAML"),
     ],
 )
 def test_what_is_not_yaml_is_refused(text: str, message: str, cosup: Cosup, tmp_path: Path) -> None:

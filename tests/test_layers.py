@@ -104,7 +104,7 @@ def test_imports_from_above_and_from_outside_are_allowed() -> None:
     assert not broken_rules("losses", imported_rooms(source))
 
 
-@pytest.mark.parametrize("module", ["cosup", "cosup.cli"])
+@pytest.mark.parametrize("module", ["cosup", "cosup.cli", "cosup.commands.program"])
 def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
     program = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +27,6 @@ def ask(
     model: Model,
     index: Index,
     writing: dict[str, Any],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")] = False,
     retriever: write.RetrieverName = None,
     query_text: write.QueryText = None,
     query_prompt: write.QueryPrompt = None,
@@ -39,6 +37,7 @@ def ask(
 
     \b
     cosup ask --model runs/demo/model --index runs/demo/index "What is Copper Cove known for making?"
+    cosup ask --model runs/demo/model --index runs/demo/index --json "What is Copper Cove known for making?"
     """
     from cosup.records import Question
 
@@ -48,8 +47,8 @@ def ask(
     choice = write.retriever_choice(retriever, query_text, query_prompt, passage_prompt)
     engine, found, _ = load_engine(shell, (model, index), settings, dtype, choice)
     engine.check(asked)
-    if as_json:
-        shell.result(json.dumps(engine.generate([asked])[0].to_dict(), ensure_ascii=False))
+    if shell.as_json:
+        shell.record(engine.generate([asked])[0].to_dict())
     else:
         _show_live(shell, engine, asked, found)
 
@@ -92,7 +91,8 @@ def generate(
     identity = predict.identity_of(model, found.identity, questions, settings, str(engine.model.generator.dtype)) | more
     with shell.progress("answering", "questions") as report:
         answers = predict.predict(engine, asked, output, identity, batch_size, report)
-    shell.result(f"{output}  {len(answers):,} predictions")
+    record = {"predictions": str(output), "count": len(answers)}
+    shell.tell(record, [f"{output}  {len(answers):,} predictions"])
 
 
 def _show_live(shell: Shell, engine: Engine, question: Any, index: VectorIndex) -> None:

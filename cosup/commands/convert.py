@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cosup.commands.completing import formats
 from cosup.shell import Shell
 
 
@@ -19,6 +20,7 @@ def convert(
             help="One of: folder, squad, hotpotqa, selfrag, kilt, kilt-knowledge, alce, beir, tevatron, parquet, "
             "examples; or, out of cosup's files: trec, kilt-submission, alce-output, beir-output, tevatron-output.",
             show_default=False,
+            autocompletion=formats,
         ),
     ],
     source: Annotated[Path, typer.Argument(metavar="IN", help="File or folder to read.", show_default=False)],
@@ -44,11 +46,11 @@ def convert(
 
     \b
     cosup convert squad dev-v1.1.json data/squad
-    cosup convert folder docs/ data/docs          Markdown and text files into passages
-    cosup convert examples data/squad data/squad  questions into training examples, to look at or to change
-    cosup convert kilt-knowledge kilt_knowledgesource.json data/kilt   pages into passages of 100 words
-    cosup convert kilt nq-dev-kilt.jsonl data/kilt                     evidence is found in data/kilt/passages.jsonl
-    cosup convert kilt-submission runs/mine guess.jsonl                predictions as KILT scores them
+    cosup convert folder docs/ data/docs            # Markdown and text files into passages
+    cosup convert examples data/squad data/squad    # questions into training examples, to look at or to change
+    cosup convert kilt-knowledge kilt_knowledgesource.json data/kilt   # pages into passages of 100 words
+    cosup convert kilt nq-dev-kilt.jsonl data/kilt                     # evidence is found in data/kilt/passages.jsonl
+    cosup convert kilt-submission runs/mine guess.jsonl                # predictions as KILT scores them
     cosup convert alce-output runs/mine result.json --passages data/asqa --gold asqa.json
     """
     from cosup.data.convert import convert as convert_files
@@ -61,5 +63,6 @@ def convert(
         shell.note(f"{count:,} {what}")
     for path in done.replaced:
         shell.note(f"replaced {path}, which was there before")
-    for path, count in done.written.items():
-        shell.result(f"{path}  {count:,}")
+    written = {str(path): count for path, count in done.written.items()}
+    record = {"written": written, "skipped": done.skipped, "noted": done.noted}
+    shell.tell(record | {"replaced": list(done.replaced)}, [f"{path}  {count:,}" for path, count in written.items()])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from cosup.commands.loading import load_pair
 from cosup.commands.options import Dtype
@@ -30,12 +31,17 @@ def demo(
 
     On a made-up corpus, without any download: a progress bar, a table of measures over 500+ held-out questions, and
     three answers with their citations.
-    """
-    from cosup.demo import run_demo
 
+    \b
+    cosup demo
+    cosup demo --output runs/demo --compare
+    cosup demo --serve    # and a page to ask on
+    """
     shell: Shell = context.obj
     if not serve:
-        run_demo(output, seed, compare, notes=shell.err)
+        report = _run_demo(shell, output, seed, compare)
+        if shell.as_json:
+            shell.record(report)
         return
     from cosup import serve as serving
     from cosup.generation.settings import GenerationSettings
@@ -43,7 +49,15 @@ def demo(
     serving.check_installed()
     places = (output / "model", str(output / "index"))
     if not ((places[0] / "cosup.json").is_file() and (output / "report.json").is_file()):
-        run_demo(output, seed, compare, notes=shell.err)
+        _run_demo(shell, output, seed, compare)
     listening = serving.Listening(port=port, name="demo")
     load = lambda folder: load_pair(folder, Dtype.auto)  # noqa: E731
     serving.serve(shell, places, GenerationSettings(), listening, load, opens=True)
+
+
+def _run_demo(shell: Shell, output: Path, seed: int, compare: bool) -> dict[str, Any]:
+    """Run the demo, drawn unless JSON is asked for; return its report."""
+    from cosup.demo import run_demo
+
+    drawn = Console(quiet=True) if shell.as_json else shell.out
+    return run_demo(output, seed, compare, console=drawn, notes=shell.err)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cosup.commands.completing import yaml_files
 from cosup.commands.loading import load_pair, model_folder
 from cosup.commands.options import Dtype, DtypeOption, given_options, with_group
 from cosup.errors import UsageError
@@ -150,7 +151,10 @@ def evaluate(
         ScoredFormat, typer.Option("--format", help="Of the predictions: our own, or scored as KILT or ALCE do.")
     ] = ScoredFormat.cosup,
     suite: Annotated[
-        Path | None, typer.Option("--suite", help="A YAML file of tasks: index, answer and measure each.")
+        Path | None,
+        typer.Option(
+            "--suite", help="A YAML file of tasks: index, answer and measure each.", autocompletion=yaml_files
+        ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="Of --suite: a model folder in place of the suite's own.")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cosup.commands.completing import yaml_files
 from cosup.commands.loading import load_pair, model_folder
 from cosup.commands.options import Dtype, DtypeOption
 from cosup.commands.overrides import option_words, split_overrides
@@ -15,7 +16,9 @@ from cosup.shell import Shell
 
 def experiment(
     context: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A YAML file.", show_default=False)],
+    path: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT", help="A YAML file.", show_default=False, autocompletion=yaml_files)
+    ],
     scale: Annotated[
         str | None, typer.Option("--scale", help="One of the file's scales.  [default: the whole experiment]")
     ] = None,

@@ -88,7 +88,7 @@ def index(
 
     \b
     cosup index --model runs/train/model --passages data/passages.jsonl --output index
-    cosup index --model runs/train/model --passages ~/notes --output notes-index    your own Markdown files
+    cosup index --model runs/train/model --passages ~/notes --output notes-index    # your own Markdown files
     cosup index --model runs/train/model --passages data/passages.jsonl --output corpus.db
     torchrun --nproc-per-node 8 -m cosup index --model runs/train/model --passages kilt.jsonl --output index
     cosup index --model runs/train/model --passages new.jsonl --output index --add
@@ -145,7 +145,7 @@ def _build_index(
         for name, value in index_rows(built.manifest):
             shell.note(f"{name}: {value}")
     if rank() == 0:
-        shell.result(f"{output}  {len(corpus):,} passages")
+        _tell(shell, output, len(corpus))
 
 
 def _add_to_index(
@@ -174,7 +174,7 @@ def _add_to_index(
     if isinstance(found, FaissIndex) and found.outgrown:
         compact = f"'cosup index --output {output} --compact' makes search fast again"
         shell.note(f"{len(found):,} passages, more than {FLAT_UP_TO:,}, are all looked at for each query; {compact}")
-    shell.result(f"{output}  {len(found):,} passages")
+    _tell(shell, output, len(found))
 
 
 def _shrink_index(shell: Shell, output: str, delete: Path | None) -> None:
@@ -187,4 +187,8 @@ def _shrink_index(shell: Shell, output: str, delete: Path | None) -> None:
         found.compact()
     else:
         found.delete(read_ids(delete))
-    shell.result(f"{output}  {len(found):,} passages")
+    _tell(shell, output, len(found))
+
+
+def _tell(shell: Shell, place: str, count: int) -> None:
+    shell.tell({"index": place, "passages": count}, [f"{place}  {count:,} passages"])

@@ -32,10 +32,14 @@ def info(
     checksums; with --verify those of any, but not of one in Milvus. Of a recipe, also what training will take:
     parameters, memory of a device and steps, worked out without loading weights; --KEY VALUE pairs give settings
     other values, as for 'cosup train'.
+
+    \b
+    cosup info runs/demo/index --verify
+    cosup info recipes/squad-smollm2.yaml --devices 8 --max_length 512
     """
     from cosup.info import describe
 
     shell: Shell = context.obj
     given, overrides = split_overrides([path, *context.args], option_words(context)) if context.args else (path, [])
-    for line in describe(given, devices, examples, verify, overrides).lines:
-        shell.result(line)
+    found = describe(given, devices, examples, verify, overrides)
+    shell.tell({"path": given, "kind": found.kind, "rows": found.rows}, found.lines)

@@ -68,8 +68,8 @@ def join(
     What was found and decided is printed: token ids, pooling, how the pair asks.
 
     \b
-    cosup join --generator nest-gen --embedder nest-emb --output model           two that were trained together
-    cosup join --generator my-llama --embedder all-MiniLM-L6-v2 --output model   any generator, any embedder
+    cosup join --generator nest-gen --embedder nest-emb --output model           # two that were trained together
+    cosup join --generator my-llama --embedder all-MiniLM-L6-v2 --output model   # any generator, any embedder
     """
     from cosup.joining import JoinSettings
     from cosup.joining import join as join_models
@@ -83,4 +83,4 @@ def join(
     width = max(len(name) for name, _ in joined.rows)
     for name, value in joined.rows:
         shell.note(f"{name:<{width}}  {value}")
-    shell.result(str(joined.folder))
+    shell.tell({"model": str(joined.folder), "settings": dict(joined.rows)}, [str(joined.folder)])

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cosup.commands.completing import yaml_files
 from cosup.commands.overrides import split_overrides
 from cosup.shell import Shell
 
@@ -13,7 +14,13 @@ from cosup.shell import Shell
 def train(
     context: typer.Context,
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A YAML file; --KEY VALUE pairs may follow.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A YAML file; --KEY VALUE pairs may follow.",
+            show_default=False,
+            autocompletion=yaml_files,
+        ),
     ],
 ) -> None:
     """Train a pair as a recipe says.
@@ -40,6 +47,7 @@ def train(
         model = train_recipe(loaded, report)
     if rank() > 0:
         return  # one process of a run speaks
-    for line in Info(f"trained: {model}", tuple(run_figures(model.parent))).lines:
+    figures = tuple(run_figures(model.parent))
+    for line in Info(f"trained: {model}", figures).lines:
         shell.note(line)
-    shell.result(str(model))
+    shell.tell({"model": str(model), "figures": dict(figures)}, [str(model)])

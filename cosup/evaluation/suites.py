@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cosup.data.yaml_files import check_keys, count_of, mapping_of, read_yaml
+from cosup.data.yaml_files import check_keys, count_of, kind_of, mapping_of, read_yaml
 from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.evaluation.scoring import metric_names, recount_names
 from cosup.generation.retrievers.opening import RetrieverChoice
@@ -109,7 +109,7 @@ def load_suite(path: str | Path, model: str | None = None) -> Suite:
         InputError: it is no YAML, or a key or value is wrong; names the file and the task.
     """
     place = Path(path)
-    record = read_yaml(place)
+    record = read_yaml(place, "suite")
     try:
         return _suite(place, record, model)
     except UsageError as error:
@@ -118,7 +118,7 @@ def load_suite(path: str | Path, model: str | None = None) -> Suite:
 
 def _suite(path: Path, record: Any, instead: str | None) -> Suite:
     if not isinstance(record, Mapping):
-        raise UsageError(f"found {type(record).__name__}; expected a suite with {', '.join(TOP_KEYS)}")
+        raise UsageError(f"found {kind_of(record)}; expected a suite with {', '.join(TOP_KEYS)}")
     check_keys(record, TOP_KEYS, "a suite")
     own = record.get("tasks")
     if not isinstance(own, Mapping) or not own:

@@ -39,7 +39,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cosup.data.yaml_files import check_keys, count_of, mapping_of, read_yaml
+from cosup.data.yaml_files import check_keys, count_of, kind_of, mapping_of, read_yaml
 from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.evaluation.suites import Suite, load_suite, read_retriever, read_settings
 from cosup.experiments.models import DerivedModel, folders_of, read_models
@@ -172,7 +172,7 @@ def load_experiment(
         UsageError: there is no such scale.
     """
     place = Path(path)
-    record = read_yaml(place)
+    record = read_yaml(place, "experiment")
     try:
         return replace(_experiment(place, record, scale, changes or {}), precision=precision)
     except InputError:
@@ -183,7 +183,7 @@ def load_experiment(
 
 def _experiment(path: Path, record: Any, scale: str | None, changes: Mapping[str, Any]) -> Experiment:
     if not isinstance(record, Mapping):
-        raise UsageError(f"found {type(record).__name__}; expected an experiment with {', '.join(KEYS)}")
+        raise UsageError(f"found {kind_of(record)}; expected an experiment with {', '.join(KEYS)}")
     check_keys(record, KEYS, "an experiment")
     chosen = _scale(record.get("scales"), scale)
     texts = {key: record.get(key) for key in ("output", "recipe", "suite")}

@@ -16,6 +16,7 @@ import yaml
 from cosup.adapters import LoraSettings
 from cosup.data.encoding import PROMPT
 from cosup.data.templates import TEMPLATES
+from cosup.data.yaml_files import read_yaml
 from cosup.errors import InputError, UsageError, did_you_mean
 
 TOP_KEYS = ("generator", "embedder", "adapters", "supervision", "data", "objective", "training")
@@ -126,20 +127,11 @@ def load_recipe(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> 
             key of any part (`learning_rate`); a value is read as YAML.
 
     Raises:
-        InputError: the file is missing or not a YAML mapping.
+        InputError: the file is missing or not a YAML mapping, or a key comes twice.
         UsageError: an unknown key or an unusable value; the message has the nearest known name.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError("is a folder; expected a YAML file", path)
-    if not path.is_file():
-        raise InputError("no such recipe; expected a YAML file", path)
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", None) or "not UTF-8 text"
-        raise InputError(f"not valid YAML ({reason})", path, None if mark is None else mark.line + 1) from error
+    record = read_yaml(path, "recipe")
     if not isinstance(record, dict):
         raise InputError(f"expected a mapping with the keys {', '.join(TOP_KEYS)}", path)
     for key, value in overrides:

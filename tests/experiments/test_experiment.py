@@ -404,7 +404,7 @@ def test_the_margin_of_one_group_over_another() -> None:
         ({"axes": {"objective.temperature": 0.1}}, "axes.objective.temperature is 0.1; expected a list"),
         ({"geometry": {"passages": "p"}}, "geometry.questions is None; expected a path"),
         ({"suite": None}, "'suite' is None; expected a path"),
-        ({"suite": "none.yaml"}, "none.yaml: cannot read it"),
+        ({"suite": "none.yaml"}, "none.yaml: no such suite; expected a YAML file"),
         ({"recipe": "none.yaml"}, "none.yaml: no such recipe"),
         ({"scales": {"x": {"seed": 1}}}, "no key 'seed' (did you mean 'seeds'?)"),
     ],
