@@ -440,7 +440,7 @@ def test_a_wrong_suite_is_refused_before_anything_runs(
 def test_what_is_not_yaml_is_refused(text: str, message: str, cosup: Cosup, tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text(text)
     found = cosup.refused("evaluate", "--suite", tmp_path / "suite.yaml", "--output", tmp_path / "out")
-    assert "suite.yaml: " in found
+    assert "suite.yaml:" in found
     assert message in found
 
 

@@ -282,6 +282,8 @@ def test_one_device_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("content", "message"),
     [
         (b"generator: g\nembedder: [e\ndata: {}\n", r":3: not valid YAML \(.+\)"),
+        (b"generator: g\nembedder: e\ngenerator: h\n", ":3: the key 'generator' comes twice; expected it once"),
+        (b"data: {passages: p, passages: q}\n", ":1: the key 'passages' comes twice; expected it once"),
         (b"generator: 'g\n", r":2: not valid YAML \(.+\)"),
         (b"generator: \xff\n", r": not valid YAML \(not UTF-8 text\)"),
         (b"generator: \x00\n", r": not valid YAML \(.+\)"),
