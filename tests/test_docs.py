@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import yaml
+from pyarrow import parquet
+from transformers import TrainingArguments
 
 import cosup
+from cosup.adapters import LoraSettings
+from cosup.console import Console
+from cosup.data.convert import FORMATS
+from cosup.data.reading import check_references, read_passages
+from cosup.demo import run_demo
+from cosup.training.recipe import TOP_KEYS, known_keys
+from tests.blocks import marked_blocks, run_block
+from tests.commands import TOY_DEMO, Cosup
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # where the scripts are that write pages
 
 import docs_figures
+import docs_tables
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -71,6 +86,126 @@ def test_the_api_pages_have_every_public_name_once() -> None:
 @pytest.mark.parametrize("name", docs_figures.FIGURES)
 def test_a_figure_is_as_its_script_draws_it(name: str) -> None:
     assert (DOCS / "images" / f"{name}.svg").read_text(encoding="utf-8") == str(docs_figures.FIGURES[name]())
+
+
+def shown_files(page: Path) -> dict[str, str]:
+    """Return the files that a page shows after `<!-- file: NAME -->`, by name."""
+    text = page.read_text(encoding="utf-8")
+    return dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text, flags=re.DOTALL))
+
+
+@pytest.fixture
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to a folder with the files that the page of data formats shows."""
+    for name, text in shown_files(DOCS / "formats.md").items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_records_of_the_page_of_formats_are_read_and_belong_together(shown: Path) -> None:
+    """Each line is as the writers write it, but for what may be left out; spans hold the claims that they are of."""
+    passages = cosup.read_passages("mine")
+    questions, examples = cosup.read_questions("mine/questions.jsonl"), cosup.read_examples("mine/examples.jsonl")
+    check_references([*questions, *examples], {p.id: p for p in passages}, "formats.md")
+    answers = cosup.read_answers("mine/predictions.jsonl")
+    assert [len(records) for records in (passages, questions, examples, answers)] == [3, 2, 1, 2]
+    assert answers[0].citations
+    for citation in answers[0].citations:
+        assert answers[0].text[citation.start : citation.end] + "." == citation.claim
+    for name, records in (("passages", passages), ("examples", examples), ("predictions", answers[:1])):
+        lines = (shown / "mine" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line) for line in lines[: len(records)]] == [
+            json.loads(line) | record.to_dict() for line, record in zip(lines, records, strict=False)
+        ]
+    concept = re.search(r"```json\n(.*?)```", (DOCS / "concepts/citations.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert concept is not None
+    assert cosup.Answer.from_dict(json.loads(concept[1])).text == answers[0].text
+
+
+def test_the_conversions_of_the_page_of_formats_run_and_are_all(shown: Path, cosup: Cosup) -> None:
+    """Every command, in the page's order, on the files that the page shows; each gives something."""
+    rows = [p.to_dict() for p in read_passages("mine")]
+    columns = {name: [row[name] for row in rows] for name in ("id", "title", "text")}
+    parquet.write_table(pyarrow.table(columns), shown / "in/passages.parquet")
+    commands = re.findall(r"^cosup (convert .+)$", (DOCS / "formats.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {command.split()[1] for command in commands} == set(FORMATS)
+    for command in commands:
+        done = cosup(*command.split())
+        assert done.code == 0, f"{command}: {done.err}"
+        assert (shown / command.split()[3]).exists(), command
+
+
+def test_the_tables_of_the_page_of_recipes_are_as_the_code_says() -> None:
+    page = ROOT / "docs/recipes.md"
+    text = page.read_text(encoding="utf-8")
+    assert text == docs_tables.filled(text, docs_tables.TABLES["docs/recipes.md"])
+
+
+def test_the_page_of_recipes_has_every_key() -> None:
+    """Of the training's keys, all of our own; those of transformers are so many that common ones stand for them."""
+    text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^\| `([\w.]+)`", text, flags=re.MULTILINE))
+    known = known_keys()
+    theirs = {f.name for f in dataclasses.fields(TrainingArguments)}
+    assert set(TOP_KEYS) <= shown
+    assert {f"data.{name}" for name in known["data"]} | {f"objective.{name}" for name in known["objective"]} <= shown
+    assert {f"adapters.{f.name}" for f in dataclasses.fields(LoraSettings)} <= shown
+    assert {f"training.{name}" for name in known["training"] if name not in theirs} <= shown
+    assert {name.removeprefix("training.") for name in shown if name.startswith("training.")} <= set(known["training"])
+
+
+@pytest.mark.slow
+def test_the_tables_of_memory_are_what_cosup_info_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+    assert text == docs_tables.filled(text, docs_tables.TABLES["docs/scaling.md"])
+
+
+@pytest.mark.slow
+def test_the_blocks_of_the_pages_run(tmp_path: Path) -> None:
+    """Every marked block, page by page in one folder, after a demo of toy size in place of `make demo`."""
+    run_demo(tmp_path / "runs" / "demo", settings=TOY_DEMO, console=Console(quiet=True))
+    pages = [DOCS / "quickstart.md", *sorted(page for page in PAGES if page.name != "quickstart.md")]
+    printed = {page.name: [run_block(*block, tmp_path) for block in marked_blocks(page)] for page in pages}
+    assert (tmp_path / "runs/tea/report/report.html").is_file()
+    assert (tmp_path / "runs/tea-python/model/cosup.json").is_file()
+    assert printed["tokens.md"] == ["False\n"]
+    assert printed["citations.md"][0].split()[-1] == "Finished"
+
+
+def strings_of_the_code() -> list[str]:
+    """Return every text that stands in the package's code, what is put into it replaced by a line end."""
+    found = []
+    for file in (ROOT / "cosup").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(v.value if isinstance(v, ast.Constant) else "\n" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(re.sub(r"%[sd]|%\.\df", "\n", node.value))
+    return found
+
+
+def test_every_quoted_message_is_in_the_code_and_comes_once() -> None:
+    """A message's pieces between `..` stand in one text of the code, in this order; errors put the path before it."""
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^### `(.+)`$", page, flags=re.MULTILINE)
+    assert len(messages) >= 30
+    assert len(messages) == len(set(messages)) == page.count("\n### ")
+    texts = strings_of_the_code()
+    assert [message for message in messages if not any(holds(text, message) for text in texts)] == []
+
+
+def holds(text: str, message: str) -> bool:
+    """Whether a text of the code has a message's pieces in their order."""
+    place = 0
+    for piece in message.removeprefix("PATH: ").split(".."):
+        place = text.find(piece.strip(), place)
+        if place < 0:
+            return False
+        place += len(piece.strip())
+    return True
 
 
 def test_the_site_asks_no_other_host_for_anything() -> None:
