@@ -25,6 +25,7 @@ from rich.text import Text
 
 from cosup.console import Meter, progress, safe_text
 from cosup.errors import NOTICE, CosupError, UsageError, did_you_mean
+from cosup.mishaps import lost_device, out_of_memory
 
 GLOBAL_FLAGS = ("--debug", "--quiet", "--json", "--no-color")
 INTERRUPTED = 130  # as a shell says of a program that SIGINT ended
@@ -33,6 +34,7 @@ _MENDABLE = (  # disks, permissions and paths
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 )
+_LESS = "take fewer at once (--batch-size, --batch-tokens or micro_batch_tokens), shorter texts, or a smaller model"
 _LONGEST_ERROR = 600  # characters of an error of other libraries
 _QUIET_ENVIRONMENT = {  # read by the libraries when they are imported
     "TRANSFORMERS_VERBOSITY": "error",
@@ -187,9 +189,13 @@ def _lines_of(error: Exception) -> list[str]:
         return [f"error: {_one_line(str(error))}"]
     if hasattr(error, "format_message"):
         return _usage_lines(error)
+    if told := out_of_memory(error):
+        return [f"error: {told}", _LESS]
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f": {error.filename}"
         return [f"error: {error.strerror}{where}"]
+    if told := lost_device(error):
+        return [f"error: the device failed: {_one_line(told)}", "what was finished is kept; run the same command again"]
     first = next((line for line in str(error).splitlines() if line.strip()), "no message")
     return [
         f"error: {type(error).__name__}: {_one_line(first)[:_LONGEST_ERROR]}",
@@ -229,7 +235,7 @@ def _options(context: Any) -> list[str]:
 
 def _code_of(error: Exception) -> int:
     code = getattr(error, "exit_code", None)
-    if isinstance(error, OSError) and error.errno in _MENDABLE:
+    if (isinstance(error, OSError) and error.errno in _MENDABLE) or out_of_memory(error):
         return UsageError.exit_code
     return code if isinstance(code, int) else 1
 

@@ -13,6 +13,7 @@ HOUSE = Path(__file__).parents[1] / "cosup"
 ROOMS = (
     "version",
     "errors",
+    "mishaps",
     "tokens",
     "records",
     "groups",

@@ -29,6 +29,23 @@ def raising(error: BaseException) -> Callable[[list[str]], None]:
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, ["error: No space left on device: /x"]),
         (PermissionError(errno.EACCES, "Permission denied", "/y"), 2, ["error: Permission denied: /y"]),
         (
+            MemoryError(),
+            2,
+            [
+                "error: out of memory",
+                "take fewer at once (--batch-size, --batch-tokens or micro_batch_tokens), shorter texts, or a smaller "
+                "model",
+            ],
+        ),
+        (
+            RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be ..."),
+            1,
+            [
+                "error: the device failed: CUDA error: unspecified launch failure",
+                "what was finished is kept; run the same command again",
+            ],
+        ),
+        (
             ValueError("\n\nbad\nand more"),
             1,
             ["error: ValueError: bad", "this was not foreseen; run again with --debug for the traceback"],

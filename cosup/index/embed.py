@@ -14,6 +14,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,6 +27,7 @@ from cosup.index.base import Vectors, checked_corpus
 from cosup.index.corpus import Corpus, StoredCorpus, as_sequence
 from cosup.index.progress import Progress, SharedProgress
 from cosup.index.shards import Shard, ShardedVectors, ShardFolder, cut
+from cosup.mishaps import out_of_memory
 from cosup.processes import barrier, gather_objects, rank, world_size
 from cosup.records import Passage
 
@@ -134,7 +136,8 @@ def _embedded(
     order: list[int] = []
     found: list[torch.Tensor] = []
     for rows in batches_by_length([len(ids) for ids in token_ids], tokens_per_batch):
-        found.append(embedder.embed_ids([token_ids[row] for row in rows]).detach().float())
+        with _memory_told(tokens_per_batch):
+            found.append(embedder.embed_ids([token_ids[row] for row in rows]).detach().float())
         order += rows
         if told:
             told(len(order))
@@ -143,6 +146,18 @@ def _embedded(
         vectors[order] = torch.cat(found).cpu().numpy()
     _check_finite(vectors, passages)
     return vectors
+
+
+@contextmanager
+def _memory_told(tokens_per_batch: int) -> Iterator[None]:
+    """Say what to lower where a batch is too large for the memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if (told := out_of_memory(error)) is None:
+            raise
+        lower = f"embed fewer tokens at once (--batch-tokens, now {tokens_per_batch})"
+        raise UsageError(f"{told}; {lower}; the same command goes on where this one stopped") from error
 
 
 def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
@@ -194,7 +209,7 @@ def embed_corpus(
 
     Raises:
         InputError: no passages, or two with one id.
-        UsageError: the embedder was never saved, or `folder` cannot be written to.
+        UsageError: the embedder was never saved, `folder` cannot be written to, or a batch takes too much memory.
         CosupError: the embedder gives a vector that is not finite.
     """
     options = options or EmbedOptions()

@@ -37,6 +37,7 @@ from cosup.training.run_folder import (
     save_whole,
 )
 from cosup.training.saving import last_complete_checkpoint, remove_drafts, write_whole
+from cosup.training.stops import explained
 from cosup.training.trainer import CoSupervisionTrainer
 
 logger = logging.getLogger(__name__)
@@ -58,18 +59,19 @@ def train(recipe: Recipe, progress: Report | None = None, watch: Watch | None = 
         The model folder.
 
     Raises:
-        UsageError: the run folder belongs to another recipe, or a setting cannot be used.
+        UsageError: the run folder is another's, a setting cannot be used, memory ran out, or the disk is full.
         InputError: the data cannot be used.
+        CosupError: the loss diverged, or a device or another process is gone.
     """
     config = recipe.config()
     try:
         return _run(recipe, config, progress, watch)
     except CosupError as error:
         raise told_plainly(error) from None
-    except RuntimeError as error:
-        if world_size() > 1 and (lost := _lost_process(error)):
-            raise CosupError(f"process {rank()} of the run lost another one ({lost}); the run stops") from error
-        raise
+    except (RuntimeError, MemoryError, OSError) as error:
+        if (told := explained(error, config, recipe.data)) is None:
+            raise
+        raise told from error
 
 
 def _run(recipe: Recipe, config: CoSupervisionConfig, progress: Report | None, watch: Watch | None) -> Path:
@@ -152,13 +154,6 @@ def _train(trainer: CoSupervisionTrainer, checkpoint: Path | None) -> dict[str, 
 
 def _silent(done: int, total: int, note: str) -> None:
     """Tell nobody: only one process of a run reports."""
-
-
-def _lost_process(error: BaseException) -> str | None:
-    """Return what an error says where it means that another process of the run is gone."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timeout")
-    return text[:200] if any(sign.lower() in text.lower() for sign in signs) else None
 
 
 def pair_settings(recipe: Recipe, config: Any) -> PairSettings:
