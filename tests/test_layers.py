@@ -18,6 +18,7 @@ ROOMS = (
     "records",
     "groups",
     "devices",
+    "heap",
     "data",
     "processes",
     "locks",

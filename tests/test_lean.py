@@ -155,7 +155,7 @@ def test_freed_memory_is_kept_unless_the_user_has_tuned_the_heap(tmp_path: Any) 
     """In a process of its own: what is freed stays with it, so that the next step is given it without new pages."""
     script = """
 import os, sys, torch
-from cosup.training.heap import keep_freed_memory
+from cosup.heap import keep_freed_memory
 print(keep_freed_memory())
 held = torch.ones(50_000_000)
 del held
@@ -178,7 +178,7 @@ def test_what_was_kept_is_given_back(tmp_path: Any) -> None:
     """A process that has trained and goes on with other work does not hold the peak of its training."""
     program = """
 import gc, os, torch
-from cosup.training.heap import give_back_freed_memory, keep_freed_memory
+from cosup.heap import give_back_freed_memory, keep_freed_memory
 
 def resident():
     with open("/proc/self/statm") as file:

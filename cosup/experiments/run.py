@@ -241,7 +241,7 @@ def _run(experiment: Experiment, step: Step, load: Load, bars: Bars, made: Mappi
 def _train(
     experiment: Experiment, recipe: Recipe, report: Callable[[int, int, str], None], made: Mapping[str, Any]
 ) -> None:
-    from cosup.training.heap import give_back_freed_memory
+    from cosup.heap import give_back_freed_memory
     from cosup.training.run import train
 
     folder = folder_of(recipe)

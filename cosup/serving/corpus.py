@@ -17,6 +17,7 @@ from cosup.errors import InputError
 from cosup.generation.engine import Engine
 from cosup.generation.searching import query_vectors
 from cosup.generation.settings import GenerationSettings
+from cosup.heap import give_back_freed_memory
 from cosup.index.base import LiveIndex, Vectors
 from cosup.index.faiss_index import FaissIndex
 from cosup.index.manifest import IndexManifest
@@ -121,6 +122,7 @@ class Corpus:
     async def _use(self, runner: Runner, index: LiveIndex) -> None:
         self.index = index
         await runner.swap(self.engine)
+        await asyncio.to_thread(give_back_freed_memory)  # each thread that opened an index would keep what it freed
 
     def _changed(self, change: Callable[[LiveIndex], None]) -> LiveIndex:
         """Return the index opened anew, with a change made to it."""

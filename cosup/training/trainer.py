@@ -29,6 +29,7 @@ from cosup.data.dropout import PassageDropout
 from cosup.data.encoding import EncodedExample, ExampleEncoder
 from cosup.data.stream import StreamedExamples
 from cosup.errors import CosupError, UsageError
+from cosup.heap import keep_freed_memory
 from cosup.lean import make_lean
 from cosup.modeling import CoSupervisedModel
 from cosup.pair import PairOutput
@@ -37,7 +38,6 @@ from cosup.records import Example, Passage
 from cosup.training.config import CoSupervisionConfig, check_pairing
 from cosup.training.figures import Figures, grad_norm
 from cosup.training.frozen import PassageVectors, passage_vectors
-from cosup.training.heap import keep_freed_memory
 from cosup.training.mining import Mined, Wanted, pick_negatives
 from cosup.training.optimizers import JointOptimizer, hidden_matrices, load_state_by_name, state_by_name
 from cosup.training.sampler import Curriculum, EpochSampler, Topics

@@ -1,7 +1,8 @@
-"""The C library's heap during training on a CPU.
+"""The C library's heap: what a process keeps of the memory that it frees.
 
-A step frees gigabytes that the next step asks for again. glibc gives such memory back to the system, which hands it out
-again page by page, zeroed, which takes time. Keeping it costs no memory at the peak.
+A step of training on a CPU frees gigabytes that the next step asks for again. glibc gives such memory back to the
+system, which hands it out again page by page, zeroed, which takes time. Keeping it costs no memory at the peak. A
+server is the other way round: each thread that opened an index keeps what it freed, and memory grows until all have.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> bool:
-    """Give the system what was kept, after a training in a process that goes on with other work; whether any was.
+    """Give the system what was kept of what was freed, in a process that goes on with other work; whether any was.
 
     Collect garbage first: trainers are freed by the collector alone.
     """
