@@ -25,7 +25,15 @@ class Figures:
     def __init__(self) -> None:
         self._sums: dict[str, Any] = dict.fromkeys(_SUMS, 0.0)
         self._norms: dict[str, float] = {}
-        self._since = time.monotonic()
+        self.begin()
+
+    def begin(self) -> None:
+        """Start both clocks: that of the run, and that of what the next log shows."""
+        self._began = self._since = time.monotonic()
+
+    def began_at(self) -> float:
+        """Return when the run began on the wall clock as it is now: that clock may have jumped since."""
+        return time.time() - (time.monotonic() - self._began)
 
     def add(self, **values: Any) -> None:
         """Add to the sums: `ntp`, `tokens`, `nsp`, `correct`, `retrievals`, `negatives`, `real` and `all` tokens."""

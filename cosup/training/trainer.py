@@ -389,7 +389,11 @@ class CoSupervisionTrainer(Trainer):
                 logs["nsp_weight"] = self._step.nsp_weight
             if self.args.learn_temperature:
                 logs["temperature"] = self.model.temperature
-        super().log(logs, start_time)
+        super().log(logs, None if start_time is None else self._figures.began_at())
+
+    def _finalize_training(self, trial: Any, num_train_samples: Any, start_time: float) -> Any:
+        """Let the run's seconds be those of a clock that never jumps."""
+        return super()._finalize_training(trial, num_train_samples, self._figures.began_at())  # type: ignore[no-untyped-call]
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Let a stream of examples go to the place where a checkpoint was made, in place of reading up to it."""
@@ -635,8 +639,8 @@ class _EpochStart(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock."""
-        self.trainer._figures.start()
+        """Start the clocks."""
+        self.trainer._figures.begin()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Mine hard negatives where they are due, and draw dropped passages anew."""

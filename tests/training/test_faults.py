@@ -162,6 +162,22 @@ def test_an_interrupted_draft_leaves_what_was_there(tmp_path: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["b.txt", "files.json"]
 
 
+def test_a_clock_that_goes_back_leaves_no_negative_time(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+
+    def turn_back(*_: Any) -> None:
+        monkeypatch.setattr(time, "time", lambda: real() - 3600)
+
+    train(parse_recipe(recipe_of(world, tmp_path, max_steps=2)), watch=turn_back)
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    told = [*record["metrics"].items(), *(item for entry in record["log"] for item in entry.items())]
+    times = [value for name, value in told if "runtime" in name or "per_second" in name]
+    assert len(times) >= 6
+    assert all(0 < value < 1e6 for value in times)
+
+
 @pytest.mark.parametrize("rate", [1e30])
 def test_a_loss_that_is_no_number_stops_the_run_and_says_where(rate: float, world: Path, tmp_path: Path) -> None:
     """The step, the examples of it, and the last good checkpoint are named; nothing is saved after it."""
