@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
 from rich.table import Table
@@ -26,6 +27,7 @@ from cosup.records import Answer, Citation, Passage
 CITATION_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 LONGEST_SHOWN = 700  # characters of a passage
 SECONDS_BETWEEN_LINES = 10.0
+_ANY_WIDTH = 10_000  # columns of a terminal that nothing is too wide for
 
 _UNSEEN = "\ufffd"
 _CONTROLS = {code: 0x2400 + code for code in range(0x20)} | {ord(space): " " for space in "\t\n\v\f\r"}
@@ -99,13 +101,27 @@ def supported_text(passage: Passage, claims: Sequence[str], colour: str) -> Text
 
 
 def draw_table(console: Console, rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Draw a table whose first row is its head and whose first column is its labels; the rest is right-aligned."""
+    """Draw a table whose first row is its head and whose first column is its labels; the rest is right-aligned.
+
+    Where the terminal is too narrow for it, each row is its label and below it a line for each figure.
+    """
     table = Table(title=None if title is None else Text(safe_text(title)), title_justify="left")
     for index, name in enumerate(rows[0]):
         table.add_column(Text(safe_text(name)), justify="right" if index else "left", no_wrap=index > 0)
     for row in rows[1:]:
         table.add_row(*(Text(safe_text(cell)) for cell in row))
-    console.print(table)
+    if Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum <= console.width:
+        console.print(table)
+        return
+    for line in [*filter(None, [title]), *_listed(rows)]:
+        console.print(Text(safe_text(line)), soft_wrap=True)
+
+
+def _listed(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Say a table in lines."""
+    for label, *cells in rows[1:]:
+        yield label
+        yield from (f"  {name}: {cell}" for name, cell in zip(rows[0][1:], cells, strict=True))
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 import struct
 from collections import Counter
@@ -45,6 +46,7 @@ class Info:
 Rows = list[tuple[str, str]]
 RECIPE_SUFFIXES = (".yaml", ".yml")
 _OPTIONS = ("verify", "devices", "examples")
+_ADDRESS = re.compile(r"(measured|trained)/[0-9a-f]{16}")  # folders of an experiment
 _SAMPLE = 1000  # passages of an index in Milvus that are looked at
 
 
@@ -92,6 +94,8 @@ def _folder(path: Path) -> Info:
         ("cosup.json", model_info),
         ("index.json", index_info),
         ("recipe.yaml", run_info),
+        ("main.json", experiment_info),
+        ("suite.json", suite_info),
         ("report.json", results_info),
         ("config.json", checkpoint_info),
     )
@@ -100,6 +104,8 @@ def _folder(path: Path) -> Info:
             return read(path)
     if any(path.glob("questions*.jsonl")) or any(path.glob("examples*.jsonl")):
         return data_info(path)
+    if any(_ADDRESS.fullmatch(p.relative_to(path).as_posix()) for p in path.glob("*ed/*")):
+        return Info("experiment", (("state", "begun; nothing is measured yet"),))
     if not _has_passages(path):
         raise InputError(f"nothing here that cosup knows{_near_folder(path, tuple(name for name, _ in kinds))}", path)
     return passages_info(read_passages(path), "passages, read from a folder")
@@ -313,6 +319,44 @@ def results_info(folder: Path) -> Info:
     return Info("results folder", (*parts, *_report_rows(folder / "report.json")))
 
 
+def experiment_info(folder: Path) -> Info:
+    """Describe the output folder of an experiment: what it compares, and each system's averages so far."""
+    record = _json(folder / "main.json")
+    settings, systems = _part(record, "settings", folder / "main.json"), _part(record, "systems", folder / "main.json")
+    names = ("experiment", "scale")
+    rows = [(name, _value(settings[name])) for name in names if settings.get(name) is not None]
+    rows.append(("tasks", _value(list(settings.get("limit", {})))))
+    rows.append(("runs", f"{len(settings.get('runs', []))} measured"))
+    rows += [(f"system {key}", _system(own)) for key, own in systems.items()]
+    return Info("experiment, averages over its tasks in percent", (*rows, ("tables", str(folder / "main.md"))))
+
+
+def suite_info(folder: Path) -> Info:
+    """Describe the output folder of a suite: its tasks and their averages."""
+    record = _json(folder / "suite.json")
+    settings, tasks = _part(record, "settings", folder / "suite.json"), _part(record, "tasks", folder / "suite.json")
+    rows = [(name, _value(value)) for name, value in settings.items()]
+    rows.append(("tasks", _value([f"{name} ({task['count']:,})" for name, task in tasks.items()])))
+    rows += [(name, _percents(sides)) for name, sides in _part(record, "averages", folder / "suite.json").items()]
+    return Info("suite, averages over its tasks in percent", (*rows, ("table", str(folder / "suite.md"))))
+
+
+def _part(record: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+    found = record.get(name)
+    if isinstance(found, Mapping):
+        return found
+    raise InputError(f"no '{name}'; expected what 'cosup experiment' or 'cosup evaluate --suite' writes", path)
+
+
+def _system(own: Mapping[str, Any]) -> str:
+    seeds = _value(own.get("seeds", []))
+    return f"{own.get('name')} (seed{'s' if ',' in seeds else ''} {seeds}): {_percents(own.get('average', {}))}"
+
+
+def _percents(figures: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {'-' if value is None else format(value, '.1f')}" for name, value in figures.items())
+
+
 def _report_rows(path: Path) -> Rows:
     report = _report(path)
     metrics, settings = report.get("metrics"), report.get("settings", {})
@@ -346,6 +390,8 @@ def _near_json(path: Path, record: Any) -> str:
         "tokenizer_config.json": "a model folder",
         "trainer_state.json": "a checkpoint",
         "metrics.json": "a run folder",
+        "main.json": "an experiment's folder",
+        "suite.json": "a suite's folder",
     }
     if path.name in parts:
         return f"; this is a part of {parts[path.name]}: give {path.parent}"

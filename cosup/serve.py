@@ -71,8 +71,8 @@ def serve(
         opens: whether to open the page in the user's browser, where there is a terminal before a user.
 
     Raises:
-        UsageError, InputError: something cannot be used.
-        CosupError: a package is missing, or the address cannot be bound to.
+        UsageError, InputError: something cannot be used, the address among them.
+        CosupError: a package is missing.
     """
     check_installed()
     from cosup.serving.app import Served

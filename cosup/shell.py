@@ -13,11 +13,13 @@ import json
 import logging
 import os
 import re
+import select
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -129,19 +131,18 @@ def run(command: Callable[[list[str]], Any], words: Sequence[str]) -> int:
     """
     ordered = globals_first(words)
     debug = "--debug" in ordered
-    _write_whatever_comes()
+    streams = _streams()
     try:
         with _library_warnings(quiet="--quiet" in ordered), _chatter_silenced(debug):
             code = command(ordered)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except SystemExit as ended:  # typer's, for the completion of shells
+    except SystemExit as ended:  # typer's: a completion is told, or a pipe is broken, whichever
+        sys.stdout, sys.stderr = streams
+        if isinstance(ended.__context__, BrokenPipeError):
+            return _failed(ended.__context__, debug)
         code = ended.code
-    except BrokenPipeError as error:
-        if not _closed(sys.stdout, sys.stderr):
-            return _failed(error, debug)
-        code = PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 - the last resort: whatever went wrong becomes a line and a code
         return _failed(error, debug)
     if code == INTERRUPTED:
@@ -157,30 +158,40 @@ def globals_first(words: Sequence[str]) -> list[str]:
 
 
 def _failed(error: Exception, debug: bool) -> int:
-    """Say what went wrong and return the exit code."""
+    """Say what went wrong and return the exit code; nothing if nobody reads any more."""
+    if isinstance(error, BrokenPipeError) and any([_is_left(sys.stdout), _is_left(sys.stderr)]):
+        return PIPE_CLOSED
     if debug:
         traceback.print_exception(error)
     _complain(_lines_of(error))
     return _code_of(error)
 
 
-def _write_whatever_comes() -> None:
-    """Let standard output take characters that its encoding lacks, as standard error does: escaped."""
+def _streams() -> tuple[TextIO, TextIO]:
+    """Return standard output and error, which take any character: those that an encoding lacks are escaped.
+
+    One that is closed goes nowhere.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as the program runs
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    return sys.stdout, sys.stderr
 
 
-def _closed(*streams: TextIO) -> bool:
-    """Return whether one of the streams has lost its reader; such a one goes nowhere from now on."""
-    found = False
-    for stream in streams:
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            found = True
-            with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - its name is no path everywhere
-                os.dup2(nowhere.fileno(), stream.fileno())  # what is still in the buffer must go somewhere
-    return found
+def _is_left(stream: TextIO) -> bool:
+    """Return whether a stream is a pipe that nobody reads any more; such a one goes nowhere from now on."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+    except (AttributeError, OSError, ValueError):  # no system with polling, or no stream of the system
+        return False
+    left = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if left:
+        with Path(os.devnull).open("w") as nowhere:  # what is still in the buffer must go somewhere
+            os.dup2(nowhere.fileno(), stream.fileno())
+    return left
 
 
 def _lines_of(error: Exception) -> list[str]:

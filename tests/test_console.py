@@ -107,6 +107,25 @@ def test_a_table_shows_every_cell() -> None:
         assert cell in file.getvalue()
 
 
+def test_a_table_that_is_too_wide_is_told_in_lines() -> None:
+    """No figure is cut, whatever the terminal's width; one that fits is drawn."""
+    rows = [["measure", "co-supervised", "separate"], ["citation_precision", "78.1", "33.3"], ["f1", "8.0", "9.5"]]
+    console, file = make_console(width=30)
+    draw_table(console, rows, title="Results")
+    assert file.getvalue().splitlines() == [
+        "Results",
+        "citation_precision",
+        "  co-supervised: 78.1",
+        "  separate: 33.3",
+        "f1",
+        "  co-supervised: 8.0",
+        "  separate: 9.5",
+    ]
+    console, file = make_console(width=60)
+    draw_table(console, rows)
+    assert "citation_precision │" in file.getvalue()
+
+
 def test_a_terminal_gets_a_bar_with_rate_and_time_left() -> None:
     console, file = make_console(terminal=True)
     now = iter(float(second) for second in range(1000))

@@ -109,6 +109,7 @@ def test_kilts_names_and_scales(cosup: Cosup, tmp_path: Path) -> None:
     assert report["metrics"]["retrieval.recall@5"] == 0
     assert report["intervals"]["downstream.em"] == [1, 1]  # fractions, as the figures
     assert "downstream.em              1.0000  [1.0000, 1.0000]" in done.out
+    assert json.loads(cosup(*words, tmp_path / "made" / "report.json", "--json").out) == report
     (single,) = (tmp_path / "made" / "report.per_question.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(single)["id"] == "1"
     assert json.loads(single)["scores"]["kilt.KILT-em"] == 0
@@ -221,6 +222,10 @@ def test_a_suite_indexes_answers_and_measures_every_task(cosup: Cosup, tiny_worl
     assert len((results / "two" / "predictions.jsonl").read_text().splitlines()) == 3
     assert [path.parent.name for path in results.glob("*/index")] == ["one"]  # one corpus is embedded once
     assert "<html" in (results / "two" / "report" / "report.html").read_text(encoding="utf-8")
+    assert json.loads(cosup("evaluate", "--suite", path, "--json").out) == record
+    shown = cosup("info", results).out
+    assert re.search(r"tasks +one \(3\), two \(3\)\n", shown)
+    assert re.search(r"all of it +retrieval \d+\.\d, correctness \d+\.\d", shown)
     before = (results / "one" / "predictions.jsonl").stat().st_mtime_ns
     again = cosup("evaluate", "--suite", path)  # nothing is answered twice
     assert (again.code, again.out) == (0, done.out)

@@ -40,7 +40,7 @@ def test_a_port_that_is_taken_is_told(cosup: Cosup, tiny_world: TinyWorld) -> No
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        said = cosup.refused(*words(tiny_world)[:-1], taken.getsockname()[1], code=1)
+        said = cosup.refused(*words(tiny_world)[:-1], taken.getsockname()[1])
     assert "cannot listen on 127.0.0.1:" in said
     assert "choose another --port" in said
 

@@ -16,7 +16,7 @@ def info(
         str,
         typer.Argument(
             metavar="PATH",
-            help="A model, index, run or data folder, an index in Milvus, a recipe, or a data file.",
+            help="A model, index, run, results or data folder, an index in Milvus, a recipe, or a data file.",
             show_default=False,
         ),
     ],

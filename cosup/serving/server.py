@@ -15,7 +15,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cosup.errors import NOTICE, CosupError
+from cosup.errors import NOTICE, UsageError
 from cosup.serving.app import Served, create_app
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def bound(host: str, port: int, stalled_seconds: float) -> Iterator[socket.socke
     """Bind to an address; connections end whose client takes nothing for so many seconds.
 
     Raises:
-        CosupError: it cannot be bound to.
+        UsageError: it cannot be bound to.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as place:
@@ -116,7 +116,7 @@ def bound(host: str, port: int, stalled_seconds: float) -> Iterator[socket.socke
             place.bind((host, port))
         except OSError as error:
             what = error.strerror or error
-            raise CosupError(f"cannot listen on {host}:{port}: {what}; choose another --port") from error
+            raise UsageError(f"cannot listen on {host}:{port}: {what}; choose another --port") from error
         yield place
 
 

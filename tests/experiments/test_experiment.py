@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -102,11 +103,19 @@ def test_what_systems_have_in_common_is_done_once_and_nothing_twice(
     assert all(answer.retrievals for answer in asked[both])
     assert not all(answer.retrievals for answers in asked.values() for answer in answers)
     assert main["settings"]["runs"][0]["seconds"] > 0
+    shown = cosup("info", results).out
+    assert re.search(r"experiment +" + re.escape(str(path)), shown)
+    assert re.search(r"system both +.* \(seed 1\): retrieval \d+\.\d, recall@1", shown)
     before = made(results, "*ed/**/*")
     again = cosup("experiment", path)
     assert (again.code, again.out) == (0, done.out)
     assert made(results, "*ed/**/*") == before
+    assert json.loads(cosup("experiment", path, "--json").out) == main
+    planned = json.loads(cosup("experiment", path, "--plan", "--json").out)["steps"]
+    assert [(step["done"], Path(step["record"]).is_file()) for step in planned] == [(True, True)] * 3
     assert "3 of 3 done" in cosup("experiment", path, "--plan").err
+    (results / "main.json").unlink()
+    assert "begun; nothing is measured yet" in cosup("info", results).out
     assert cosup("experiment", experiment(tiny_world, tmp_path, seeds=[1, 2])).code == 0
     assert before.items() <= made(results, "*ed/**/*").items()
     assert len(made(results, "measured/*/record.json")) == 6
