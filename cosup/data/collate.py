@@ -24,6 +24,9 @@ from cosup.tokens import TextEncoder
 
 IGNORED = -100
 
+_ROW = ("input_ids", "attention_mask", "lengths")
+_QUERIES = ("ret_rows", "ret_columns")
+_PASSAGES = ("passage_input_ids", "passage_attention_mask", "passage_lengths")
 _KEPT_PASSAGES = 100_000  # encoded passages kept at hand; a streamed corpus may have any number
 
 Pack = dict[str, torch.Tensor]
@@ -209,6 +212,20 @@ class CoSupervisionCollator:
             ids = self.passage_encoder.encode_with_template(text, self.max_passage_length) or [self.embedder_pad]
             self._read[passage_id] = _Reading(tuple(ids), passage_key(ids))
         return self._read[passage_id]
+
+
+def model_inputs(pack: Pack, labels: bool = True, retrieval: bool = True, passages: bool = True) -> Pack:
+    """Return the tensors of a pack that the pair's forward takes.
+
+    Args:
+        pack: see `CoSupervisionCollator`.
+        labels: whether the NTP loss is wanted.
+        retrieval: whether queries and passages are.
+        passages: whether passages are, where queries are.
+    """
+    names = [*_ROW, *(["labels"] if labels else []), *(_QUERIES if retrieval else ())]
+    names += _PASSAGES if retrieval and passages else ()
+    return {name: pack[name] for name in names if name in pack}
 
 
 def passage_key(ids: Sequence[int]) -> int:

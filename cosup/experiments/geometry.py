@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cosup.data.collate import CoSupervisionCollator
+from cosup.data.collate import CoSupervisionCollator, model_inputs
 from cosup.data.reading import check_references, read_passages, read_questions
 from cosup.data.templates import question_to_example
 from cosup.data.writing import atomic_open
-from cosup.training.validation import is_input
 
 if TYPE_CHECKING:
     from cosup.experiments.plan import GeometrySettings
@@ -61,8 +60,8 @@ def spaces_of(model: CoSupervisedModel, examples: Sequence[Example], passages: M
     places: dict[int, int] = {}
     for begin in range(0, len(examples), BATCH):
         for pack in collate([encoder.example(e, passages) for e in examples[begin : begin + BATCH]])["packs"]:
-            names = [name for name in pack if is_input(name) and name != "labels"]
-            output = model(**{name: pack[name].to(model.device) for name in names})
+            inputs = model_inputs(pack, labels=False)
+            output = model(**{name: values.to(model.device) for name, values in inputs.items()})
             if output.queries is None or output.passages is None:
                 continue
             states.append(output.queries.float().cpu())

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from cosup.modeling import CoSupervisedModel
 from cosup.processes import max_over, sum_over
 
 _SUMS = ("ntp", "tokens", "nsp", "correct", "retrievals", "negatives", "real", "all")
@@ -98,6 +99,21 @@ def grad_norm(parameters: Iterable[nn.Parameter]) -> float:
         torch.stack([n.full_tensor() if isinstance(n, DTensor) else n for n in _norms(grads)])
     )
     return float(norm)
+
+
+def gradient_norms(model: CoSupervisedModel, scale: float) -> dict[str, float]:
+    """Return the gradients' norms by model; parameters that both share count as the generator's.
+
+    Args:
+        model: the pair.
+        scale: what the gradients are multiplied by at present (float16).
+    """
+    shared = {id(p) for p in model.generator.parameters()}
+    parts = {
+        "generator": (p for p in model.generator.parameters() if p.requires_grad),
+        "embedder": (p for p in model.embedder.parameters() if p.requires_grad and id(p) not in shared),
+    }
+    return {name: grad_norm(own) / scale for name, own in parts.items()}
 
 
 def _norms(grads: list[torch.Tensor]) -> Iterable[torch.Tensor]:

@@ -16,8 +16,15 @@ from pathlib import Path
 
 import torch
 
+from cosup.data.collate import CoSupervisionCollator
+from cosup.data.encoding import EncodedExample
 from cosup.data.keys import normalised
+from cosup.modeling import CoSupervisedModel
+from cosup.processes import gather_objects, rank, world_size
 from cosup.records import Passage
+from cosup.training.batches import collated
+from cosup.training.config import CoSupervisionConfig
+from cosup.training.sweep import embed_lists, level, query_packs
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +76,56 @@ class Wanted:
     example: str
     gold: tuple[str, ...]
     answer: str | None
+
+
+def mine(
+    model: CoSupervisedModel,
+    args: CoSupervisionConfig,
+    examples: Sequence[EncodedExample],
+    passages: Sequence[Passage],
+    collator: CoSupervisionCollator,
+    epoch: int,
+) -> dict[str, tuple[str, ...]]:
+    """Search every example's queries among all passages with the models as they are; see `pick_negatives`.
+
+    Args:
+        model: the pair; put into evaluation mode and back.
+        args: the run's settings.
+        examples: the training examples, all of them on every process.
+        passages: what is searched.
+        collator: makes packs for measurements.
+        epoch: the choice is another in each.
+    """
+    training = model.training
+    model.eval()
+    vectors = _embedded(model, passages, args.recall_batch_tokens)
+    wanted, queries = _queries(model, args, examples, collator)
+    model.train(training)
+    count, depth = args.hard_negatives, args.hard_negatives_depth
+    return pick_negatives(queries, wanted, vectors, passages, count, depth, args.seed * 1_000_003 + epoch)
+
+
+def _embedded(model: CoSupervisedModel, passages: Sequence[Passage], batch_tokens: int) -> torch.Tensor:
+    texts = list(dict.fromkeys(p.rendered for p in passages))
+    rows = {text: row for row, text in enumerate(texts)}
+    table = embed_lists(model, [model.encode_passage(text) for text in texts], batch_tokens)
+    return table[[rows[p.rendered] for p in passages]]
+
+
+def _queries(
+    model: CoSupervisedModel,
+    args: CoSupervisionConfig,
+    examples: Sequence[EncodedExample],
+    collator: CoSupervisionCollator,
+) -> tuple[list[Wanted], torch.Tensor]:
+    """Compute the queries of all examples, shared out over the devices: whose they are, and [R, D]."""
+    own = [q for q in (e.queries_only() for e in examples[rank() :: world_size()]) if q is not None]
+    own.sort(key=lambda e: len(e.input_ids))
+    packs = collated(collator, own, args.per_device_eval_batch_size)
+    order = [Wanted(e.example_id, tuple(e.passage_ids), e.answer) for e in own for _ in e.ret_positions]
+    queries = query_packs(model, level(packs, collator.empty_pack(), args.device))
+    parts = gather_objects((order, queries))
+    return [want for wants, _ in parts for want in wants], torch.cat([found for _, found in parts])
 
 
 def pick_negatives(

@@ -1,15 +1,85 @@
-"""Optimizers: Muon and another one in one step; and their state by parameter name, whatever the sharding."""
+"""A run's optimizer and schedule: each model's learning rate, Muon beside another one, a fall after every epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
-from cosup.errors import CosupError
+from cosup.errors import UsageError
+from cosup.modeling import CoSupervisedModel
+from cosup.training.config import CoSupervisionConfig
+
+
+def build_optimizer(
+    model: CoSupervisedModel,
+    args: CoSupervisionConfig,
+    make: Callable[..., torch.optim.Optimizer],
+    options: dict[str, Any],
+    decayed: Collection[str],
+) -> torch.optim.Optimizer:
+    """Build the optimizer of a pair's trained parameters: groups by model, Muon for the matrices it is made for.
+
+    Args:
+        model: the pair, or what shards it.
+        args: the run's settings.
+        make: the class that `optim` names.
+        options: its options.
+        decayed: names of the parameters whose weights decay.
+    """
+    rate = args.muon_learning_rate
+    matrices = [] if rate is None else list(hidden_matrices(model.generator).values())
+    groups = _groups(model, args, {id(p) for p in matrices}, set(decayed))
+    main = make([g for g in groups if g["params"]], **options)
+    if rate is None or not matrices:
+        return main
+    muon = torch.optim.Muon(matrices, lr=rate, weight_decay=args.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return JointOptimizer([main, muon])
+
+
+def _groups(
+    model: CoSupervisedModel, args: CoSupervisionConfig, taken: set[int], decayed: set[str]
+) -> list[dict[str, Any]]:
+    """Return parameter groups by model and by whether weights decay, without the parameters already taken."""
+    rate = args.learning_rate
+    embedder_rate = rate if args.embedder_learning_rate is None else args.embedder_learning_rate
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad and id(p) not in taken:
+            decays = name in decayed and name != "log_temperature"
+            groups.setdefault((name.startswith("generator."), decays), []).append(p)
+    return [
+        {
+            "params": chosen,
+            "weight_decay": args.weight_decay if decays else 0.0,
+            "lr": rate if is_generator else embedder_rate,
+        }
+        for (is_generator, decays), chosen in groups.items()
+    ]
+
+
+def decay_by_epoch(schedule: Any, kind: str, decay: float, steps: int) -> None:
+    """Let a schedule's rates fall by a factor after every epoch, on top of what it does by itself.
+
+    Args:
+        schedule: of `torch.optim.lr_scheduler`.
+        kind: its `lr_scheduler_type`.
+        decay: the factor.
+        steps: of an epoch.
+
+    Raises:
+        UsageError: a schedule of this kind has no factors to multiply.
+    """
+    if not hasattr(schedule, "lr_lambdas"):
+        raise UsageError(f"lr_epoch_decay cannot be had with lr_scheduler_type '{kind}'; take constant or linear")
+    schedule.lr_lambdas = [_decayed(each, decay, steps) for each in schedule.lr_lambdas]
+
+
+def _decayed(factor: Callable[[int], float], decay: float, steps: int) -> Callable[[int], float]:
+    """Return a schedule's factor times `decay` for every `steps` steps that are over."""
+    return lambda step: factor(step) * decay ** (step // steps)
 
 
 class JointOptimizer(torch.optim.Optimizer):
@@ -22,9 +92,10 @@ class JointOptimizer(torch.optim.Optimizer):
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self.parts = list(parts)
         super().__init__([dict(group) for part in self.parts for group in part.param_groups], {})
-        self._share_groups()
+        self.share_groups()
 
-    def _share_groups(self) -> None:
+    def share_groups(self) -> None:
+        """Show the parts' own parameter groups, so that a schedule that changes them changes the parts."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -42,7 +113,7 @@ class JointOptimizer(torch.optim.Optimizer):
         """Put back what `state_dict` gave."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
-        self._share_groups()
+        self.share_groups()
 
 
 def hidden_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -51,79 +122,3 @@ def hidden_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     ends = {id(p) for module in modules if module is not None for p in module.parameters()}
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and id(p) not in ends}
     return {name: p for name, p in trained.items() if "lora_" not in name}
-
-
-def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module, keep: bool = True) -> dict[str, Any]:
-    """Return an optimizer's state by parameter name, unsharded and on the CPU.
-
-    The same for one process, DDP and FSDP2, so that a run can go on with another number of devices. A collective call
-    where parameters are sharded: every process has to make it.
-
-    Args:
-        optimizer: its parameters are the model's.
-        model: gives the names.
-        keep: whether this process wants the result; the others get an empty state.
-    """
-    names = {id(p): name for name, p in model.named_parameters()}
-    state: dict[str, dict[str, Any]] = {}
-    for part in _parts(optimizer):
-        for p in (p for group in part.param_groups for p in group["params"]):
-            values = {key: _whole(value) for key, value in part.state.get(p, {}).items()}
-            if keep:
-                state[names[id(p)]] = values
-    groups = [
-        {key: value for key, value in group.items() if key != "params"}
-        | {"names": [names[id(p)] for p in group["params"]]}
-        for group in optimizer.param_groups
-    ]
-    return {"state": state, "groups": groups}
-
-
-def load_state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Any]) -> None:
-    """Put back what `state_by_name` gave, sharded as the model's parameters are now.
-
-    Raises:
-        CosupError: the parameters are not those of the saved state.
-    """
-    names = {id(p): name for name, p in model.named_parameters()}
-    by_name = {name: group for group in saved["groups"] for name in group["names"]}
-    for part in _parts(optimizer):
-        state, groups, count = {}, [], 0
-        for group in part.param_groups:
-            own = [names[id(p)] for p in group["params"]]
-            missing = next((name for name in own if name not in by_name), None)
-            if missing is not None:
-                raise CosupError(f"the checkpoint's optimizer has no state for '{missing}'; it was made by another run")
-            for p, name in zip(group["params"], own, strict=True):
-                state[count] = {key: _sharded_as(p, value) for key, value in saved["state"].get(name, {}).items()}
-                count += 1
-            kept = {key: value for key, value in by_name[own[0]].items() if key != "names"} if own else {}
-            groups.append({**{k: v for k, v in group.items() if k != "params"}, **kept})
-            groups[-1]["params"] = list(range(count - len(own), count))
-        part.load_state_dict({"state": {k: v for k, v in state.items() if v}, "param_groups": groups})
-    inner = _unwrapped(optimizer)
-    if isinstance(inner, JointOptimizer):
-        inner._share_groups()
-
-
-def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
-    """Return what accelerate's wrapper holds."""
-    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return inner
-
-
-def _parts(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
-    inner = _unwrapped(optimizer)
-    yield from inner.parts if isinstance(inner, JointOptimizer) else [inner]
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
-    return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
-
-
-def _sharded_as(parameter: nn.Parameter, value: Any) -> Any:
-    if isinstance(parameter, DTensor) and isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return value

@@ -37,6 +37,7 @@ from cosup.training.run_folder import (
     save_whole,
 )
 from cosup.training.saving import last_complete_checkpoint, remove_drafts, write_whole
+from cosup.training.sharding import unsharded_state
 from cosup.training.stops import explained
 from cosup.training.trainer import CoSupervisionTrainer
 
@@ -123,7 +124,7 @@ def _trained(
 
 def _finish(trainer: CoSupervisionTrainer, metrics: dict[str, Any], folder: Path) -> Path:
     """Write figures, curve and model; every process takes part where the model is sharded."""
-    state = trainer.unsharded_state()
+    state = unsharded_state(trainer.model)
     if trainer.args.should_save:
         log = trainer.state.log_history
         record = {"metrics": metrics, "log": log}

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Sampler
 
+from cosup.data.collate import ExampleDataset
+from cosup.training.config import CoSupervisionConfig
+
 MEGABATCH = 32
 
 
@@ -137,3 +140,28 @@ class EpochSampler(Sampler[int]):
         tail = [batches.pop()] if batches and len(batches[-1]) < size else []
         shuffled = [batches[i] for i in torch.randperm(len(batches), generator=random).tolist()]
         return [run for batch in shuffled + tail for run in batch]
+
+
+def epoch_sampler(dataset: ExampleDataset, args: CoSupervisionConfig, step: int, packs: bool) -> EpochSampler:
+    """Return the order that a run's settings ask for.
+
+    Args:
+        dataset: the training examples.
+        args: the run's settings.
+        step: examples of a step, on all devices.
+        packs: whether examples are packed; where they are not, padding is saved by like lengths.
+    """
+    examples, lengths = dataset.examples, None
+    if args.train_sampling_strategy == "group_by_length" or not packs:
+        lengths = [len(dataset.whole(i).input_ids) for i in range(len(dataset))]
+    seed = args.seed if args.data_seed is None else args.data_seed
+    topics = _titles(dataset, args.same_title_examples) if args.same_title_examples > 1 else None
+    hops = [len(e.passage_ids) for e in examples] if args.curriculum_steps else None
+    first = None if hops is None else Curriculum(hops, args.curriculum_steps * step)
+    return EpochSampler(len(dataset), step, seed, lengths, topics, first)
+
+
+def _titles(dataset: ExampleDataset, together: int) -> Topics:
+    """Titles of the examples' first passages; the passage's id where it has none."""
+    first = [e.passage_ids[0] if e.passage_ids else "" for e in dataset.examples]
+    return Topics([dataset.passages[i].title or i if i else "" for i in first], first, together)

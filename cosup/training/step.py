@@ -14,14 +14,17 @@ from typing import Any, Literal, cast
 
 import torch
 
+from cosup.data.collate import IGNORED, Pack
+from cosup.errors import CosupError
 from cosup.losses.gradcache import CachedStep, PackVectors, RandomState, cache_gradients, surrogate_loss
 from cosup.losses.nsp import ContrastOptions, NSPResult, contrast
 from cosup.modeling import PairOutput
-from cosup.processes import sum_over, world_size
+from cosup.processes import rank, sum_over, world_size
 from cosup.training.config import CoSupervisionConfig
+from cosup.training.saving import last_complete_checkpoint
 
-Batch = dict[str, Any]
-Forward = Callable[[Batch], PairOutput]
+_NAMED = 64  # examples of a contrast that a message names
+Forward = Callable[[Pack], PairOutput]
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,9 @@ class Counts:
     retrievals: float
 
     @classmethod
-    def of(cls, packs: Sequence[Batch], device: torch.device) -> Counts:
+    def of(cls, packs: Sequence[Pack], device: torch.device) -> Counts:
         """Count the packs of all devices; a collective call."""
-        tokens = sum(int((pack["labels"] != -100).sum()) for pack in packs)
+        tokens = sum(int((pack["labels"] != IGNORED).sum()) for pack in packs)
         retrievals = sum(len(pack["ret_rows"]) for pack in packs)
         return cls(*(max(1.0, total) for total in sum_over([tokens, retrievals], device)))
 
@@ -47,20 +50,22 @@ class StepLoss:
         args: the run's settings.
         device: where sums are added up.
         ids: the step's examples on this device, to be named where the loss diverges.
+        besides: examples that only add to its contrast, likewise.
         nsp_weight: lambda of this step.
     """
 
     def __init__(
         self,
-        packs: Sequence[Batch],
+        packs: Sequence[Pack],
         args: CoSupervisionConfig,
         device: torch.device,
         ids: Sequence[str],
+        besides: Sequence[str],
         nsp_weight: float,
     ) -> None:
         self.packs = packs
         self.args = args
-        self.ids = list(ids)
+        self.ids, self.besides = list(ids), list(besides)
         self.nsp_weight = nsp_weight if args.trains_ntp else 1.0
         self.counts = Counts.of(packs, device)
         everywhere = cast(Literal["full", "own"], args.gather) if world_size() > 1 else None
@@ -91,7 +96,7 @@ class StepLoss:
         self._cached = cache_gradients(found, self.options, temperature)
         self._add_nsp(self._cached.result, sum(len(vectors.queries) for vectors in found))
 
-    def loss(self, forward: Forward, pack: Batch, number: int) -> torch.Tensor:
+    def loss(self, forward: Forward, pack: Pack, number: int) -> torch.Tensor:
         """Return a pack's share of `L = L_NTP + lambda * L_NSP` (paper, section 3.3), with its graph.
 
         NTP is divided by the step's supervised tokens and NSP by its retrievals. Multiplied by the number of devices,
@@ -116,12 +121,28 @@ class StepLoss:
             loss = loss + self.nsp_weight * self._nsp(output, pack, number) / self.counts.retrievals
         return loss * world_size()
 
+    def diverged(self, what: str, number: int) -> CosupError:
+        """Return what is raised where a step's numbers are not finite: it names the examples and the way back."""
+        good = last_complete_checkpoint(str(self.args.output_dir))
+        back = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+        return CosupError(
+            f"training diverged at step {number}: {what}; examples of the step: {self._examples()}; {back}; lower the "
+            "learning rate or check these examples"
+        )
+
+    def _examples(self) -> str:
+        shown = ", ".join(self.ids)
+        if self.besides:
+            more = len(self.besides) - _NAMED
+            shown += f"; contrasted with {', '.join(self.besides[:_NAMED])}" + (f" and {more} more" if more > 0 else "")
+        return shown + (f" (on process {rank()})" if world_size() > 1 else "")
+
     def take_sums(self) -> dict[str, Any]:
         """Return what was added up since the last call, for the log."""
         sums, self._sums = self._sums, {}
         return sums
 
-    def _nsp(self, output: PairOutput, pack: Batch, number: int) -> torch.Tensor:
+    def _nsp(self, output: PairOutput, pack: Pack, number: int) -> torch.Tensor:
         temperature = self._temperature(output)
         assert output.queries is not None
         assert output.passages is not None
@@ -145,7 +166,7 @@ class StepLoss:
             self._sums[name] = self._sums.get(name, 0) + value
 
 
-def _vectors_of(output: PairOutput, pack: Batch, state: RandomState | None = None) -> PackVectors:
+def _vectors_of(output: PairOutput, pack: Pack, state: RandomState | None = None) -> PackVectors:
     assert output.queries is not None
     assert output.passages is not None
     device = output.queries.device

@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 
+from cosup.data.collate import Pack, model_inputs
 from cosup.data.padding import pad_right
 from cosup.index.embed import batches_by_length
 from cosup.modeling import CoSupervisedModel
 from cosup.pair import PairOutput
 from cosup.processes import gather_objects, max_over, rank, world_size
-
-Batch = dict[str, Any]
 
 
 @torch.no_grad()
@@ -71,7 +70,7 @@ def _embedded(model: CoSupervisedModel, ids: torch.Tensor, mask: torch.Tensor, p
 
 
 @torch.no_grad()
-def query_packs(model: CoSupervisedModel, packs: Iterable[Batch]) -> torch.Tensor:
+def query_packs(model: CoSupervisedModel, packs: Iterable[Pack]) -> torch.Tensor:
     """Return the queries at every `[Ret]` of this process's packs: [R, D] float32 on the CPU.
 
     Args:
@@ -79,9 +78,9 @@ def query_packs(model: CoSupervisedModel, packs: Iterable[Batch]) -> torch.Tenso
         packs: what the collator makes; every process gives as many (see `level`).
     """
     found = [torch.zeros(0, model.dimension)]
-    names = ("input_ids", "attention_mask", "lengths", "ret_rows", "ret_columns")
     for pack in packs:
-        output: PairOutput = model(**{name: pack[name].to(model.device) for name in names if name in pack})
+        inputs = model_inputs(pack, labels=False, passages=False)
+        output: PairOutput = model(**{name: values.to(model.device) for name, values in inputs.items()})
         assert output.queries is not None
         found.append(output.queries.float().cpu())
     return torch.cat(found)

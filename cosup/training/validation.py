@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
+from cosup.data.collate import CoSupervisionCollator, Pack, model_inputs, passage_key
+from cosup.data.encoding import EncodedExample
 from cosup.losses.nsp import info_nce
 from cosup.modeling import CoSupervisedModel
-from cosup.processes import gather_objects, sum_over
-from cosup.training.sweep import embed_lists
+from cosup.pair import PairOutput
+from cosup.processes import gather_objects, rank, sum_over, world_size
+from cosup.records import Passage
+from cosup.training.batches import collated
+from cosup.training.config import CoSupervisionConfig
+from cosup.training.sweep import embed_lists, level
 
 RECALL_AT = (1, 10)
 _NAMES = ("ntp", "tokens", "nsp", "correct", "retrievals")
-_INPUTS = ("input_ids", "attention_mask", "lengths", "labels", "ret_rows", "ret_columns")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,34 @@ class Pool:
     rows: Mapping[int, int]
 
 
+def held_out_pool(
+    model: CoSupervisedModel,
+    examples: Sequence[EncodedExample],
+    passages: Mapping[str, Passage],
+    more: Sequence[Passage],
+) -> Pool:
+    """Return the passages that held-out examples name, and `more`."""
+    texts = {passages[i].rendered for e in examples for i in e.passage_ids} | {p.rendered for p in more}
+    encoded = [model.encode_passage(text) for text in sorted(texts)]
+    return Pool(encoded, {passage_key(ids): row for row, ids in enumerate(encoded)})
+
+
+def held_out_packs(
+    collator: CoSupervisionCollator, examples: Sequence[EncodedExample], args: CoSupervisionConfig
+) -> list[Pack]:
+    """Collate this device's share of held-out examples, one pack a batch, as many on every device."""
+    packs = collated(collator, examples[rank() :: world_size()], args.per_device_eval_batch_size)
+    return level(packs, collator.empty_pack(), args.device)
+
+
+def objective(found: Mapping[str, float], args: CoSupervisionConfig) -> float:
+    """Return the run's loss of what `validate` has found: `ntp_loss + nsp_weight * nsp_loss`, as far as trained."""
+    nsp = found.get("nsp_loss", 0.0)
+    if not args.trains_ntp:
+        return nsp
+    return found["ntp_loss"] + (args.nsp_weight * nsp if args.trains_nsp else 0.0)
+
+
 @dataclass
 class _Sums:
     numbers: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_NAMES, 0.0))
@@ -43,7 +75,7 @@ class _Sums:
 
 @torch.no_grad()
 def validate(
-    model: CoSupervisedModel, packs: Sequence[Mapping[str, Any]], pool: Pool | None, batch_tokens: int = 8192
+    model: CoSupervisedModel, packs: Sequence[Pack], pool: Pool | None, batch_tokens: int = 8192
 ) -> dict[str, float]:
     """Return `ntp_loss` (per supervised token), `nsp_loss`, `nsp_accuracy` (share of 1, in-batch) and `recall@k`.
 
@@ -51,7 +83,7 @@ def validate(
 
     Args:
         model: the pair; put into evaluation mode and back.
-        packs: this process's packs on the model's device, as many on every process; each is contrasted by itself.
+        packs: this process's packs, as many on every process; each is contrasted by itself.
         pool: what recall is measured over.
         batch_tokens: padded tokens a batch while the pool is embedded.
     """
@@ -59,7 +91,7 @@ def validate(
     model.eval()
     sums = _Sums()
     for pack in packs:
-        _add(sums, model, pack, pool is not None)
+        _add(sums, model, {name: values.to(model.device) for name, values in pack.items()}, pool is not None)
     found = dict(zip(_NAMES, sum_over([sums.numbers[name] for name in _NAMES], model.device), strict=True))
     metrics = {"ntp_loss": found["ntp"] / max(1, found["tokens"])}
     if found["retrievals"]:
@@ -73,9 +105,8 @@ def validate(
     return metrics
 
 
-def _add(sums: _Sums, model: CoSupervisedModel, pack: Mapping[str, Any], retrieves: bool) -> None:
-    names = [name for name in pack if is_input(name, retrieves)]
-    output = model(**{name: pack[name] for name in names if retrieves or not name.startswith("ret_")})
+def _add(sums: _Sums, model: CoSupervisedModel, pack: Pack, retrieves: bool) -> None:
+    output: PairOutput = model(**model_inputs(pack, retrieval=retrieves))
     if output.ntp_sum is not None:
         sums.numbers["ntp"] += float(output.ntp_sum)
         sums.numbers["tokens"] += output.tokens
@@ -90,11 +121,6 @@ def _add(sums: _Sums, model: CoSupervisedModel, pack: Mapping[str, Any], retriev
     sums.wanted += pack["candidate_keys"][positives].tolist()
 
 
-def is_input(name: str, retrieves: bool = True) -> bool:
-    """Whether a tensor of a pack is an input of the pair, with or without those of the embedder."""
-    return name in _INPUTS or (retrieves and name.startswith("passage_"))
-
-
 def recall(queries: torch.Tensor, vectors: torch.Tensor, wanted: Sequence[int]) -> dict[str, float]:
     """Share of `[Ret]` tokens whose own passage is among the k nearest of the pool.
 
@@ -107,6 +133,6 @@ def recall(queries: torch.Tensor, vectors: torch.Tensor, wanted: Sequence[int]) 
     """
     scores = queries @ vectors.T
     own = scores.gather(1, torch.tensor(wanted)[:, None])
-    rank = (~(scores < own)).sum(dim=1) - 1
-    found = {k: (rank < k) & own[:, 0].isfinite() for k in RECALL_AT}
+    place = (~(scores < own)).sum(dim=1) - 1
+    found = {k: (place < k) & own[:, 0].isfinite() for k in RECALL_AT}
     return {f"recall@{k}": float(hits.float().mean()) for k, hits in found.items()}

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from cosup.processes import leave, rank, world_size
 from cosup.training.config import CoSupervisionConfig
 from cosup.training.saving import last_complete_checkpoint
+from cosup.training.sharding import unsharded_state
 from cosup.training.trainer import CoSupervisionTrainer
 from tests import pairs
 from tests.training import examples as made
@@ -43,7 +44,7 @@ def main() -> None:
     for settings in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         trainer = train(settings)
         figures = trainer.evaluate() if settings.get("evaluate") else {}
-        state = trainer.unsharded_state()
+        state = unsharded_state(trainer.model)
         if trainer.args.should_save:
             folder = Path(settings["folder"])
             torch.save(trainer.model.state_dict() if state is None else state, folder / "weights.pt")

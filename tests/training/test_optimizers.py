@@ -1,0 +1,33 @@
+"""Which optimizer gets which parameters, and rates that fall by the epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cosup.training.trainer import CoSupervisionTrainer
+from tests import pairs
+from tests.training.examples import MIXED
+from tests.training.trained import logged, quiet_config, trained
+
+
+def test_the_rate_falls_after_each_epoch(tmp_path: Path) -> None:
+    """The paper's schedule: constant within an epoch, times 0.85 after it."""
+    more = {"lr_scheduler_type": "constant", "lr_epoch_decay": 0.85, "max_steps": -1, "num_train_epochs": 3}
+    rates = logged(trained(tmp_path, **more), "learning_rate")
+    assert rates == pytest.approx([3e-3, 3e-3, 3e-3 * 0.85, 3e-3 * 0.85, 3e-3 * 0.85**2, 3e-3 * 0.85**2])
+
+
+def test_muon_takes_the_generators_hidden_matrices_and_no_others(tmp_path: Path) -> None:
+    """Every trainable parameter is in exactly one group; embeddings, head, norms and the embedder stay with AdamW."""
+    model = pairs.pair(embedder_width=16)
+    config = quiet_config(tmp_path, muon_learning_rate=1e-3, learning_rate=2e-3)
+    trainer = CoSupervisionTrainer(model, config, MIXED, pairs.PASSAGES)
+    optimizer = trainer.create_optimizer()
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted({id(p) for p in model.parameters()})
+    muon = {id(p) for group in optimizer.param_groups if group["lr"] == 1e-3 for p in group["params"]}
+    named = {name for name, p in model.named_parameters() if id(p) in muon}
+    assert named == {n for n, p in model.named_parameters() if n.startswith("generator.model.layers") and p.ndim == 2}
+    assert len(named) == 14
