@@ -6,18 +6,13 @@ Every record is a frozen dataclass with `from_dict` (checks every field, raises 
 
 from __future__ import annotations
 
-import difflib
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from functools import cache, lru_cache
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-from cosup.errors import InputError, did_you_mean
-
-Json: TypeAlias = Mapping[str, Any]
-T = TypeVar("T")
-Scalar: TypeAlias = str | int | float | bool
+from cosup import fields
+from cosup.errors import InputError
+from cosup.fields import Json, Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +33,10 @@ class Passage:
     def from_dict(cls, record: Json) -> Passage:
         """Check and read `{"id", "title", "text", "metadata"?}`; the title may be missing."""
         return cls(
-            _id(record), _text(record, "title", default=""), _text(record, "text", filled=True), _metadata(record)
+            fields.identity(record),
+            fields.text(record, "title", default=""),
+            fields.text(record, "text", filled=True),
+            fields.metadata(record),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,20 +94,20 @@ class Question:
         Raises:
             InputError: a field is wrong, or a name is nearly that of a field that is missing.
         """
-        _check_names(record, cls)
+        fields.check_names(record, cls)
         candidates = record.get("candidates")
         return cls(
-            id=_id(record),
-            question=_text(record, "question", filled=True),
-            answers=_texts(record, "answers"),
-            long_answer=_optional_text(record, "long_answer"),
-            evidence=_each(record, "evidence", _evidence),
-            candidates=None if candidates is None else _texts(record, "candidates"),
-            instruction=_optional_text(record, "instruction"),
-            label=_optional_text(record, "label"),
-            answer_sets=_text_lists(record, "answer_sets"),
-            claims=_texts(record, "claims"),
-            evidence_sets=_text_lists(record, "evidence_sets"),
+            id=fields.identity(record),
+            question=fields.text(record, "question", filled=True),
+            answers=fields.texts(record, "answers"),
+            long_answer=fields.optional_text(record, "long_answer"),
+            evidence=fields.each(record, "evidence", _evidence),
+            candidates=None if candidates is None else fields.texts(record, "candidates"),
+            instruction=fields.optional_text(record, "instruction"),
+            label=fields.optional_text(record, "label"),
+            answer_sets=fields.text_lists(record, "answer_sets"),
+            claims=fields.texts(record, "claims"),
+            evidence_sets=fields.text_lists(record, "evidence_sets"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,10 +116,10 @@ class Question:
         record: dict[str, Any] = {"id": self.id, "question": self.question, "answers": list(self.answers)}
         record |= {"long_answer": self.long_answer, "evidence": evidence}
         candidates = None if self.candidates is None else list(self.candidates)
-        record |= _set_only(candidates=candidates, instruction=self.instruction, label=self.label)
+        record |= fields.set_only(candidates=candidates, instruction=self.instruction, label=self.label)
         wanted = [list(aliases) for aliases in self.answer_sets]
-        record |= _set_only(answer_sets=wanted or None, claims=list(self.claims) or None)
-        return record | _set_only(evidence_sets=[list(ids) for ids in self.evidence_sets] or None)
+        record |= fields.set_only(answer_sets=wanted or None, claims=list(self.claims) or None)
+        return record | fields.set_only(evidence_sets=[list(ids) for ids in self.evidence_sets] or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,17 +170,23 @@ class Example:
     @classmethod
     def from_dict(cls, record: Json) -> Example:
         """Check and read `{"id", "prompt", "output", "negatives"?, "instruction"?}`."""
-        _check_names(record, cls)
-        output = _each(record, "output", _segment)
+        fields.check_names(record, cls)
+        output = fields.each(record, "output", _segment)
         if not output:
             raise InputError("field 'output' is empty; expected at least one segment")
-        prompt = _text(record, "prompt", filled=True)
-        return cls(_id(record), prompt, output, _texts(record, "negatives"), _optional_text(record, "instruction"))
+        prompt = fields.text(record, "prompt", filled=True)
+        return cls(
+            fields.identity(record),
+            prompt,
+            output,
+            fields.texts(record, "negatives"),
+            fields.optional_text(record, "instruction"),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         record = {"id": self.id, "prompt": self.prompt, "output": [s.to_dict() for s in self.output]}
-        return record | _set_only(negatives=list(self.negatives) or None, instruction=self.instruction)
+        return record | fields.set_only(negatives=list(self.negatives) or None, instruction=self.instruction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,17 +258,17 @@ class Answer:
             InputError: a field is wrong, or a name is nearly that of a field that is missing (`citation`): what it
                 holds would go unseen. The gold `answers` of a question may stand there.
         """
-        _check_names(record, cls, others=("answers",))
-        text = _text(record, "text")
+        fields.check_names(record, cls, others=("answers",))
+        text = fields.text(record, "text")
         return cls(
-            id=_id(record),
-            question=_text(record, "question", default=""),
+            id=fields.identity(record),
+            question=fields.text(record, "question", default=""),
             text=text,
-            answer=_text(record, "answer", default=text),
-            segments=_each(record, "segments", _segment),
-            citations=_each(record, "citations", _citation),
-            retrievals=_each(record, "retrievals", _retrieval),
-            finish_reason=_text(record, "finish_reason", default="eos"),
+            answer=fields.text(record, "answer", default=text),
+            segments=fields.each(record, "segments", _segment),
+            citations=fields.each(record, "citations", _citation),
+            retrievals=fields.each(record, "retrievals", _retrieval),
+            finish_reason=fields.text(record, "finish_reason", default="eos"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -281,164 +285,31 @@ class Answer:
         }
 
 
-def _check_names(record: Json, kind: type, others: tuple[str, ...] = ()) -> None:
-    """Refuse a name that is nearly that of a field which may be missing and is; other names are no business of ours."""
-    names = _names(kind)
-    unknown = [name for name in record if name not in names and name not in others]
-    if not unknown:
-        return
-    missing = tuple(name for name, optional in names.items() if optional and name not in record)
-    for name in unknown:
-        if near := _nearly(str(name), missing):
-            raise InputError(f"no field '{name}' is known (did you mean '{near}'?); rename it, or take it out")
-
-
-@cache
-def _names(kind: type) -> dict[str, bool]:
-    """Return the fields of a record, and whether they may be missing."""
-    return {own.name: own.default is not MISSING for own in fields(kind)}
-
-
-@lru_cache(maxsize=4096)
-def _nearly(name: str, known: tuple[str, ...]) -> str | None:
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8)
-    return near[0] if near else None
-
-
-def _set_only(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _missing(record: Json, name: str) -> InputError:
-    return InputError(f"no field '{name}'{did_you_mean(name, record)}; found {', '.join(map(repr, record)) or 'none'}")
-
-
-def _wrong(name: str, value: Any, expected: str) -> InputError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return InputError(f"field '{name}' is {type(value).__name__} {shown}; expected {expected}")
-
-
-def _id(record: Json) -> str:
-    value = record.get("id")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return _text(record, "id", filled=True)
-
-
-def _text(record: Json, name: str, default: str | None = None, filled: bool = False) -> str:
-    value = record.get(name, default)
-    if value is None:
-        if name in record and default is not None:
-            return default
-        raise _missing(record, name) if name not in record else _wrong(name, value, "text")
-    if not isinstance(value, str):
-        raise _wrong(name, value, "text")
-    if filled and not value.strip():
-        raise _wrong(name, value, "text that is not empty")
-    return value
-
-
-def _optional_text(record: Json, name: str) -> str | None:
-    return None if record.get(name) is None else _text(record, name)
-
-
-def _items(record: Json, name: str) -> list[Json]:
-    value = record.get(name)
-    value = [] if value is None else value
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-        raise _wrong(name, value, "a list of objects")
-    return value
-
-
-def _each(record: Json, name: str, read: Callable[[Json], T]) -> tuple[T, ...]:
-    """Read each object of a list; an error says which one it is of."""
-    found = []
-    for place, item in enumerate(_items(record, name)):
-        try:
-            found.append(read(item))
-        except InputError as error:
-            raise InputError(f"{name}[{place}]: {error}") from None
-    return tuple(found)
-
-
-def _texts(record: Json, name: str) -> tuple[str, ...]:
-    value = record.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise _wrong(name, value, "a list of texts")
-    return tuple(value)
-
-
-def _text_lists(record: Json, name: str) -> tuple[tuple[str, ...], ...]:
-    value = record.get(name)
-    if value is None:
-        return ()
-    lists: list[Any] = value if isinstance(value, list) else [None]
-    if not all(isinstance(item, list) and item and all(isinstance(text, str) for text in item) for item in lists):
-        raise _wrong(name, value, "a list of lists of texts, none of them empty")
-    return tuple(tuple(item) for item in lists)
-
-
-def _metadata(record: Json) -> dict[str, Scalar]:
-    """Read flat metadata; a field that is null is as good as not there."""
-    value = record.get("metadata")
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise _wrong("metadata", value, "an object")
-    for key, item in value.items():
-        if not (item is None or isinstance(item, str | bool) or _is_number(item)):
-            raise _wrong(f"metadata.{key}", item, "text, a number, true or false")
-    return {key: item for key, item in value.items() if item is not None}
-
-
-def _number(record: Json, name: str) -> float:
-    value = record.get(name)
-    if value is None:
-        raise _missing(record, name)
-    if not _is_number(value):
-        raise _wrong(name, value, "a number")
-    return float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
-
-
-def _whole(record: Json, name: str) -> int:
-    value = _number(record, name)
-    if not value.is_integer():
-        raise _wrong(name, value, "a whole number")
-    return int(value)
-
-
 def _evidence(record: Json) -> Evidence:
-    return Evidence(_text(record, "passage_id", filled=True), _optional_text(record, "sentence"))
+    return Evidence(fields.text(record, "passage_id", filled=True), fields.optional_text(record, "sentence"))
 
 
 def _segment(record: Json) -> Segment:
     if "passage_id" in record:
-        return RetrievalSegment(_text(record, "passage_id", filled=True), _text(record, "claim"))
+        return RetrievalSegment(fields.text(record, "passage_id", filled=True), fields.text(record, "claim"))
     if "text" in record:
-        return TextSegment(_text(record, "text"))
+        return TextSegment(fields.text(record, "text"))
     raise InputError(f"a segment has {', '.join(map(repr, record)) or 'no field'}; expected 'text' or 'passage_id'")
 
 
 def _citation(record: Json) -> Citation:
-    n, start, end = (_whole(record, name) for name in ("n", "start", "end"))
-    score = _number(record, "score") if record.get("score") is not None else 0.0
-    return Citation(n, _text(record, "passage_id"), _text(record, "claim"), start, end, score)
+    n, start, end = (fields.whole(record, name) for name in ("n", "start", "end"))
+    score = fields.number(record, "score") if record.get("score") is not None else 0.0
+    return Citation(n, fields.text(record, "passage_id"), fields.text(record, "claim"), start, end, score)
 
 
 def _hit(record: Json) -> Hit:
-    return Hit(_text(record, "passage_id"), _number(record, "score"))
+    return Hit(fields.text(record, "passage_id"), fields.number(record, "score"))
 
 
 def _retrieval(record: Json) -> Retrieval:
-    hits = _each(record, "hits", _hit)
-    read = _whole(record, "read") if "read" in record else 1
+    hits = fields.each(record, "hits", _hit)
+    read = fields.whole(record, "read") if "read" in record else 1
     if read < 0:
-        raise _wrong("read", record["read"], "a number of at least 0")
-    return Retrieval(_whole(record, "position"), hits, read)
+        raise fields.wrong("read", record["read"], "a number of at least 0")
+    return Retrieval(fields.whole(record, "position"), hits, read)

@@ -15,6 +15,7 @@ ROOMS = (
     "errors",
     "mishaps",
     "tokens",
+    "fields",
     "records",
     "groups",
     "devices",

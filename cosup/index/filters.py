@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from cosup.errors import UsageError, did_you_mean
-from cosup.records import Scalar
+from cosup.fields import Scalar
 
 Comparison: TypeAlias = Callable[[Any, Any], bool]
 

@@ -20,8 +20,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cosup.fields import Scalar
 from cosup.index.filters import Condition, Filter
-from cosup.records import Passage, Scalar
+from cosup.records import Passage
 
 VALUES, CODES = "metadata.json", "metadata.bin"
 

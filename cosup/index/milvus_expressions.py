@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from cosup.errors import InputError
+from cosup.fields import Scalar
 from cosup.index.base import Vectors
 from cosup.index.filters import Condition, Filter
-from cosup.records import Passage, Scalar
+from cosup.records import Passage
 
 Row: TypeAlias = dict[str, Any]
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cosup.fields import Scalar
 from cosup.index.faiss_index import FaissIndex
 from cosup.index.filters import Filter
 from cosup.index.metadata import Metadata, MetadataWriter
-from cosup.records import Passage, Scalar
+from cosup.records import Passage
 
 KEYS = st.sampled_from(["a", "b", "c"])
 VALUES: st.SearchStrategy[Scalar] = st.one_of(

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 from cosup.data.formats.base import Converted, Place, as_type, get
 from cosup.data.jsonl import iter_jsonl
 from cosup.data.sentences import sentence_spans
-from cosup.records import Passage, Scalar
+from cosup.fields import Scalar
+from cosup.records import Passage
 
 WORDS_PER_PASSAGE = 100
 _SECTION, _BULLET = "Section::::", "BULLET::::"
