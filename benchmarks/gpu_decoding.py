@@ -137,8 +137,8 @@ def random_model(setting: Setting) -> PreTrainedModel:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from cosup.attention import enable_packing
     from cosup.generation.cache import SlotRows, cache_class
+    from cosup.trials import enable_packing
 
     config = LlamaConfig(
         vocab_size=setting.vocabulary,

@@ -2,7 +2,7 @@
 
 How it works with transformers' models:
 
-- `enable_packing` sets a model to the attention function `cosup_packed`, registered here with transformers'
+- `trials.enable_packing` sets a model to the attention function `cosup_packed`, registered here with transformers'
   `AttentionInterface`. Without a packed row it is `sdpa`, mask and all, so that padded rows and generation with a
   cache stay as they were.
 - `packed_inputs` describes a packed row in transformers' own terms: positions that restart, and the keyword arguments
@@ -19,10 +19,8 @@ Shapes: S sequences, T tokens of the row, H heads, D width of a head, L longest 
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from math import inf
 from typing import Any
@@ -35,16 +33,9 @@ from transformers.masking_utils import sdpa_mask
 
 from cosup.groups import HALF, MOST, STEP, Groups, alike, attend_by_products, built_by_length, even, singly
 
-logger = logging.getLogger(__name__)
-
 PACKED = "cosup_packed"
 
-_KINDS = {"full_attention", "sliding_attention"}  # layer types whose masks are known here
 _SHORT = 48  # tokens a sequence on average below which a CPU is faster with padded groups
-_TRIED = [7, 5]  # tokens of the two sequences that a model is tried with
-_REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # largest difference a state may have, over the largest state
-_HALF_TOLERANCE = 5e-2
 
 
 class PackedLayout:
@@ -131,8 +122,8 @@ def packed_inputs(model: PreTrainedModel, lengths: torch.Tensor) -> dict[str, An
     Raises:
         ValueError: the model is set to an attention that can't keep sequences apart.
     """
-    implementation = _implementation(model)
-    if implementation != PACKED and not _keeps_apart_itself(implementation):
+    implementation = implementation_of(model)
+    if implementation != PACKED and not keeps_apart_itself(implementation):
         raise ValueError(f"packed rows need enable_packing(model); its attention is '{implementation}'")
     layout = PackedLayout(lengths.tolist(), lengths.device)
     if len(layout.lengths) == 1:
@@ -320,123 +311,11 @@ AttentionInterface.register(PACKED, packed_attention)
 AttentionMaskInterface.register(PACKED, sdpa_mask)
 
 
-def enable_packing(model: PreTrainedModel) -> bool:
-    """Set a model up for packed rows, if its architecture can keep the sequences of a row apart.
-
-    What says no: attention that is not exchangeable or is set to `eager`, states carried along the row (Mamba, linear
-    attention), encoders, masks other than causal or sliding ones. What is left is tried out, where the weights are at
-    hand whole: two short sequences must come out of a packed row as they do alone, without anything random being
-    drawn. A model on the meta device or in shards is not tried; call this before.
-
-    Args:
-        model: a decoder with or without its head.
-
-    Returns:
-        Whether `packed_inputs` can be used; if not, the model is as it was.
-    """
-    before = _implementation(model)
-    if before == PACKED:
-        return True
-    if not _may_pack(model):
-        logger.info("%s cannot keep the sequences of a packed row apart; its rows are padded", type(model).__name__)
-        return False
-    if _keeps_apart_itself(before):
-        return True
-    reason = _reason_against(model) if _is_whole(model) else None
-    if reason is None:
-        model.set_attn_implementation(PACKED)
-        return True
-    model.set_attn_implementation(before)
-    logger.info("%s cannot take packed rows (%s); its rows are padded", type(model).__name__, reason)
-    return False
-
-
-def takes_positions(model: PreTrainedModel) -> bool:
-    """Whether a model reads position ids that count from 0 as its own; a model that isn't here whole is believed to.
-
-    RoBERTa and its kin count from their padding id on, and T5 knows no positions: they must be left to themselves.
-    """
-    if not _is_whole(model):
-        return True
-    row = trial_row(model, _TRIED[0])
-    try:
-        with at_rest(model):
-            own = model.base_model(input_ids=row, use_cache=False)[0]
-            told = model.base_model(
-                input_ids=row, use_cache=False, position_ids=torch.arange(_TRIED[0], device=model.device)[None]
-            )[0]
-    except _REFUSALS:
-        return False
-    return float((told - own).abs().max() / own.abs().max()) <= _TOLERANCE.get(own.dtype, _HALF_TOLERANCE)
-
-
-def _implementation(model: PreTrainedModel) -> str:
+def implementation_of(model: PreTrainedModel) -> str:
+    """Return the name of the attention function that a model is set to."""
     return str(model.config.get_text_config()._attn_implementation)
 
 
-def _keeps_apart_itself(implementation: str) -> bool:
+def keeps_apart_itself(implementation: str) -> bool:
+    """Whether an attention function of transformers takes packed rows as it is."""
     return "flash" in implementation or implementation == "flex_attention"
-
-
-def _may_pack(model: PreTrainedModel) -> bool:
-    """What the architecture says of itself."""
-    config = model.config.get_text_config()
-    implementation = _implementation(model)
-    able = getattr(model, "_supports_attention_backend", False) and model._can_set_attn_implementation()
-    causal = getattr(config, "is_causal", True) and not getattr(config, "use_bidirectional_attention", False)
-    carries = getattr(model, "_is_stateful", False) or getattr(config, "is_encoder_decoder", False)
-    other_layers = set(getattr(config, "layer_types", None) or ()) - _KINDS
-    other_masks = other_layers or getattr(config, "attention_chunk_size", None) or getattr(config, "alibi", False)
-    known = implementation == "sdpa" or _keeps_apart_itself(implementation)
-    return bool(able and causal and known and not carries and not other_masks)
-
-
-def _is_whole(model: PreTrainedModel) -> bool:
-    """Whether every weight is here, in full."""
-    return all(type(p) is torch.nn.Parameter and p.device.type != "meta" for p in model.parameters())
-
-
-def _reason_against(model: PreTrainedModel) -> str | None:
-    """Read two short sequences alone and in one packed row; say what is wrong, None if nothing is."""
-    row = trial_row(model, sum(_TRIED))
-    try:
-        with at_rest(model), torch.autocast(model.device.type, enabled=False):
-            alone = [model.base_model(input_ids=ids, use_cache=False)[0] for ids in row.split(_TRIED, dim=1)]
-            model.set_attn_implementation(PACKED)
-            inputs = packed_inputs(model, torch.tensor(_TRIED, device=model.device))
-            together = model.base_model(input_ids=row, use_cache=False, **inputs)[0]
-    except _REFUSALS as error:
-        return f"{type(error).__name__}: {error}"
-    if not _windows_told(model, inputs["packed_layout"]):
-        return "its layers do not say how they attend"
-    wanted = torch.cat(alone, dim=1)
-    off = float((together - wanted).abs().max() / wanted.abs().max())
-    return None if off <= _TOLERANCE.get(wanted.dtype, _HALF_TOLERANCE) else f"states differ by {off:.1e}"
-
-
-def _windows_told(model: PreTrainedModel, layout: PackedLayout) -> bool:
-    """Whether attention layers came to us, and asked for the sliding window where the configuration has one."""
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ("sliding_attention",))
-    return bool(layout.windows) and (window is None or not slides or window in layout.windows)
-
-
-def trial_row(model: PreTrainedModel, tokens: int) -> torch.Tensor:
-    """Return a row [1, tokens] of different token ids to try a model with."""
-    table: Any = model.get_input_embeddings()
-    return torch.arange(tokens, device=model.device)[None] * 7919 % int(table.num_embeddings)
-
-
-@contextlib.contextmanager
-def at_rest(model: PreTrainedModel) -> Iterator[None]:
-    """Run a block without dropout and gradients, and leave the model's modes and the random state as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    devices = [model.device] if model.device.type == "cuda" else []
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training

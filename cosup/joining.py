@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cosup.attention import takes_positions
 from cosup.checkpoints import load_embedder, load_generator, load_tokenizer, place_of
 from cosup.data.encoding import PAPER_PROMPT, PROMPT
 from cosup.errors import InputError, UsageError, did_you_mean
@@ -27,6 +26,7 @@ from cosup.modeling import CoSupervisedModel
 from cosup.pooling import Head
 from cosup.sentence_folder import SentenceFolder, dense_layers, is_sentence_folder, read_sentence_folder
 from cosup.tokens import CE, CONTROL_TOKENS, CS, RET, add_control_tokens, added_tokens, rename_tokens
+from cosup.trials import takes_positions
 
 POOLING_WORDS = {"last": "last_token", "mean": "mean", "cls": "cls"}
 PROMPTS = {"paper": PAPER_PROMPT, "cosup": PROMPT}

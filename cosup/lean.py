@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import silu
 from transformers import PreTrainedModel
 
-from cosup.attention import at_rest, trial_row
+from cosup.trials import at_rest, trial_row
 
 _BEFORE_LINEAR = ("input_layernorm", "post_attention_layernorm")  # in Llama's naming, which most families follow
 _GATED = ("gate_proj", "up_proj", "down_proj", "act_fn")

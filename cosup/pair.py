@@ -18,7 +18,7 @@ from torch.nn.functional import normalize, pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cosup.adapters import ControlHead
-from cosup.attention import enable_packing, packed_inputs, takes_positions
+from cosup.attention import packed_inputs
 from cosup.data.encoding import ExampleEncoder
 from cosup.data.padding import lay_end_to_end, pad_right
 from cosup.errors import UsageError
@@ -28,6 +28,7 @@ from cosup.losses.ntp import LearntRows, linear_ntp_loss_sum
 from cosup.model_folder import PairSettings
 from cosup.pooling import Head, padded_on_the_right, pool
 from cosup.tokens import ControlTokenIds, TextEncoder, control_token_ids
+from cosup.trials import enable_packing, takes_positions
 
 MIN_TEMPERATURE = 0.005
 _FEW = 0.8  # share of a row's states up to which the last layer picks out those that are read

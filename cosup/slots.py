@@ -6,7 +6,7 @@ is. Keys and values go to [slots, heads, capacity, width] at the sequence's own 
 sequences come, go, or take tokens back: a shorter length is all there is to forgetting.
 
 How it works with transformers' models: `SlotCache` is one of its caches; a `SlotLayout` goes along as a keyword
-argument and is called by the attention function that `attention.enable_packing` has set. As for packed rows, an empty
+argument and is called by the attention function that `trials.enable_packing` has set. As for packed rows, an empty
 four-dimensional mask keeps a mask from being built, and a model that loses the keyword argument fails on it.
 
 Shapes: T new tokens, S slots in use, H heads, K key-value heads, G = H / K, D width of a head, Q most new tokens of a

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -12,53 +11,18 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import (
-    AutoModel,
     AutoModelForCausalLM,
-    BloomConfig,
-    GPT2Config,
-    LlamaConfig,
-    MambaConfig,
-    MistralConfig,
-    NemotronConfig,
     PreTrainedModel,
-    Qwen2Config,
-    Qwen3Config,
-    T5Config,
-    T5ForConditionalGeneration,
     masking_utils,
 )
 
 from cosup import attention
-from cosup.attention import PACKED, PackedLayout, enable_packing, packed_inputs
+from cosup.attention import PACKED, PackedLayout, packed_inputs
+from cosup.trials import enable_packing
+from tests.packed import CONFIGS, WORDS, gradients, made, row_of
 
-WORDS = 61
-SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-SHAPE |= {"vocab_size": WORDS, "max_position_embeddings": 256, "initializer_range": 0.2}
-GROUPED = SHAPE | {"num_key_value_heads": 2}
-QUIET = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-HALF_SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
-
-CONFIGS: dict[str, Any] = {
-    "gpt2": lambda **more: GPT2Config(
-        vocab_size=WORDS, n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.2, **(QUIET | more)
-    ),
-    "llama": lambda **more: LlamaConfig(**GROUPED, **more),
-    "qwen2": lambda **more: Qwen2Config(**GROUPED, **HALF_SLIDING, **more),
-    "qwen3": lambda **more: Qwen3Config(**GROUPED, head_dim=8, **more),
-    "mistral": lambda **more: MistralConfig(**GROUPED, sliding_window=6, **more),
-}
 # Short ones go through padded groups, long ones one by one; lengths that repeat, a single token, one alone.
 ROWS = {"short": [9, 3, 12, 1, 9, 7], "long": [50, 81, 64, 30, 96], "uneven": [1, 2, 150], "one": [17]}
-
-
-def made(family: str, head: bool = False, seed: int = 0, **more: Any) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    model: PreTrainedModel = (AutoModelForCausalLM if head else AutoModel).from_config(CONFIGS[family](**more))
-    return model
-
-
-def row_of(lengths: list[int]) -> torch.Tensor:
-    return torch.randint(3, WORDS, (1, sum(lengths)), generator=torch.Generator().manual_seed(len(lengths)))
 
 
 def packed_states(model: PreTrainedModel, lengths: list[int]) -> torch.Tensor:
@@ -69,14 +33,6 @@ def packed_states(model: PreTrainedModel, lengths: list[int]) -> torch.Tensor:
 def states_alone(model: PreTrainedModel, lengths: list[int]) -> torch.Tensor:
     parts = row_of(lengths).split(lengths, dim=1)
     return torch.cat([model(input_ids=part, use_cache=False).last_hidden_state for part in parts], dim=1)
-
-
-def gradients(model: PreTrainedModel, states: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the gradients of a loss in which every state has a weight of its own."""
-    weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(1))
-    model.zero_grad()
-    (states * weights).sum().backward()  # type: ignore[no-untyped-call]
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], rtol: float = 1e-5) -> None:
@@ -204,23 +160,6 @@ def test_padded_rows_are_unchanged(family: str) -> None:
     assert torch.equal(both[0], both[1])
 
 
-def test_trying_a_model_out_leaves_no_trace() -> None:
-    """Modes, gradients, weights and the random state are as before."""
-    model = made("gpt2", attn_pdrop=0.5).train()
-    model.wte.eval()
-    weights = copy.deepcopy(model.state_dict())
-    torch.manual_seed(11)
-    state = torch.get_rng_state()
-    assert enable_packing(model)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert model.training
-    assert model.h.training
-    assert not model.wte.training
-    assert all(p.grad is None for p in model.parameters())
-    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
-    assert enable_packing(model), "asking again does no harm"
-
-
 def test_the_saved_model_knows_nothing_of_it(tmp_path: Path) -> None:
     model = made("llama", head=True)
     assert enable_packing(model)
@@ -228,57 +167,6 @@ def test_the_saved_model_knows_nothing_of_it(tmp_path: Path) -> None:
     assert PACKED not in (tmp_path / "config.json").read_text(encoding="utf-8")
     assert "attn_implementation" not in json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
-
-
-# Who cannot
-
-
-def test_architectures_that_cannot_keep_sequences_apart_are_left_alone() -> None:
-    """Alibi in the model's own attention; states carried along; an encoder; no sdpa; an sdpa of its own."""
-    small = {"vocab_size": WORDS, "hidden_size": 32}
-    models: list[Any] = [
-        AutoModelForCausalLM.from_config(BloomConfig(**small, n_layer=1, n_head=2)),
-        AutoModelForCausalLM.from_config(MambaConfig(**small, num_hidden_layers=1, state_size=4)),
-        T5ForConditionalGeneration(T5Config(vocab_size=WORDS, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)),
-        AutoModelForCausalLM.from_config(LlamaConfig(**GROUPED), attn_implementation="eager"),
-        AutoModelForCausalLM.from_config(NemotronConfig(**GROUPED)),
-    ]
-    for model in models:
-        before = model.config._attn_implementation
-        assert not enable_packing(model), type(model).__name__
-        assert model.config._attn_implementation == before
-        with pytest.raises(ValueError, match="need enable_packing"):
-            packed_inputs(model, torch.tensor([2, 3]))
-
-
-def test_a_model_that_mixes_sequences_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its layers add the state before to each state, whatever sequence that belongs to."""
-    model = made("llama")
-    layer = model.layers[1]
-    forward = layer.mlp.forward
-    monkeypatch.setattr(layer.mlp, "forward", lambda x: forward(x + x.roll(1, dims=1)))
-    assert not enable_packing(model)
-    assert model.config._attn_implementation == "sdpa"
-
-
-def test_a_window_that_the_layers_do_not_tell_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two sequences it is tried with are shorter than the window, so that no state would show it."""
-    model = made("mistral")
-    model.config.sliding_window = 100
-    plain = copy.deepcopy(model.config)
-    plain.sliding_window = None
-    for layer in model.layers:
-        told = copy.deepcopy(plain)
-        told._attn_implementation_internal = PACKED
-        monkeypatch.setattr(layer.self_attn, "config", told)
-    assert not enable_packing(model)
-
-
-def test_a_model_without_weights_goes_by_what_it_says() -> None:
-    with torch.device("meta"):
-        model = made("llama")
-        assert enable_packing(model)
-        assert not enable_packing(AutoModel.from_config(MambaConfig(vocab_size=WORDS, hidden_size=32, state_size=4)))
 
 
 @pytest.mark.parametrize("lengths", [[], [3, 0]])

@@ -26,6 +26,7 @@ ROOMS = (
     "losses",
     "checkpoints",
     "attention",
+    "trials",
     "lean",
     "slots",
     "adapters",

@@ -13,10 +13,11 @@ import pytest
 import torch
 from transformers import AutoModel, PreTrainedModel
 
-from cosup.attention import enable_packing, packed_inputs
+from cosup.attention import packed_inputs
 from cosup.groups import FINE, STEP, Groups, even, rounded
 from cosup.lean import make_lean, only
-from tests.test_attention import gradients, made, row_of
+from cosup.trials import enable_packing
+from tests.packed import gradients, made, row_of
 
 LENGTHS = [70, 33, 90, 5, 64]
 

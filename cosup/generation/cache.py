@@ -22,10 +22,11 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from cosup.attention import PACKED, at_rest
+from cosup.attention import PACKED
 from cosup.data.padding import pad_right
 from cosup.groups import built_by_length, rounded
 from cosup.slots import Chunk, SlotCache, SlotLayout
+from cosup.trials import at_rest
 
 logger = logging.getLogger(__name__)
 

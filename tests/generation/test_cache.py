@@ -12,9 +12,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from cosup.attention import PACKED, enable_packing
+from cosup.attention import PACKED
 from cosup.generation import cache
 from cosup.generation.cache import PaddedRows, RowCache, SlotRows, cache_class
+from cosup.trials import enable_packing
 from tests import pairs
 
 MOST, LONGEST = 5, 120
