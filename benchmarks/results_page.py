@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cosup.data.writing import write_json
-from cosup.evaluation.report import markdown_table, with_interval
+from cosup.evaluation.report_text import markdown_table, with_interval
 from cosup.experimenting import axis_of, main_json, spaces_by_name
 from cosup.experiments import figures
 from cosup.experiments.plan import Experiment, load_experiment

@@ -297,7 +297,8 @@ def embed(model: str, passages: Sequence[str], target: Path, count: int) -> None
     from cosup.data.reading import read_all, read_passages
     from cosup.devices import has_fast_bfloat16
     from cosup.index.embed import embed_passages
-    from cosup.modeling import CoSupervisedModel, PairSettings
+    from cosup.model_folder import PairSettings
+    from cosup.modeling import CoSupervisedModel
 
     corpus = read_all(read_passages, passages)
     rows = np.random.default_rng(0).permutation(len(corpus))[:count]

@@ -24,7 +24,8 @@ from typing import Any
 
 import yaml
 
-from cosup.data.reading import read_passages, read_questions, write_jsonl
+from cosup.data.reading import read_passages, read_questions
+from cosup.data.writing import write_jsonl
 from cosup.evaluation.answers import contains, gold_answers
 from cosup.experiments.provenance import commit, processor
 from cosup.records import Passage, Question

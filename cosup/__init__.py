@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cosup.version import __version__
 
 if TYPE_CHECKING:
+    from cosup.adapters import LoraSettings
     from cosup.data.reading import read_answers, read_examples, read_passages, read_questions
     from cosup.data.store import PassageStore
     from cosup.data.stream import StreamedExamples, StreamOrder
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from cosup.generation.settings import GenerationSettings
     from cosup.index.build import build_index
     from cosup.index.faiss_index import FaissIndex
-    from cosup.modeling import CoSupervisedModel, LoraSettings, PairSettings
+    from cosup.model_folder import PairSettings
+    from cosup.modeling import CoSupervisedModel
     from cosup.records import Answer, Citation, Example, Passage, Question
     from cosup.training.config import CoSupervisionConfig
     from cosup.training.recipe import load_recipe
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "cosup.adapters": ("LoraSettings",),
     "cosup.data.reading": ("read_answers", "read_examples", "read_passages", "read_questions"),
     "cosup.data.store": ("PassageStore",),
     "cosup.data.stream": ("StreamOrder", "StreamedExamples"),
@@ -66,7 +69,8 @@ _HOMES = {
     "cosup.generation.settings": ("GenerationSettings",),
     "cosup.index.build": ("build_index",),
     "cosup.index.faiss_index": ("FaissIndex",),
-    "cosup.modeling": ("CoSupervisedModel", "LoraSettings", "PairSettings"),
+    "cosup.model_folder": ("PairSettings",),
+    "cosup.modeling": ("CoSupervisedModel",),
     "cosup.records": ("Answer", "Citation", "Example", "Passage", "Question"),
     "cosup.training.config": ("CoSupervisionConfig",),
     "cosup.training.recipe": ("load_recipe",),

@@ -19,7 +19,8 @@ from cosup.data.atlas import Atlas, build_atlas, hop_of
 from cosup.data.writing import write_jsonl
 from cosup.errors import UsageError
 from cosup.evaluation.html import write_html
-from cosup.evaluation.report import Report, evaluate, write_report
+from cosup.evaluation.report import Report, evaluate
+from cosup.evaluation.report_text import write_report
 from cosup.records import Answer, Passage, Question
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def build_pair(texts: Sequence[str], seed: int, settings: DemoSettings) -> CoSup
     from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 
     from cosup.data.wordlevel import build_word_tokenizer
-    from cosup.modeling import CoSupervisedModel, PairSettings
+    from cosup.model_folder import PairSettings
+    from cosup.modeling import CoSupervisedModel
     from cosup.tokens import add_control_tokens
 
     def config(layers: int) -> Any:
@@ -167,7 +169,7 @@ class _Run:
     def co_supervised(self, output: Path) -> tuple[Report, list[Answer]]:
         """Train a pair with both losses, index with its embedder, answer, and keep everything."""
         from cosup.generation.engine import Engine
-        from cosup.training.run import check_model_target
+        from cosup.training.run_folder import check_model_target
 
         check_model_target(output / "model")
         write_jsonl(output / "passages.jsonl", self.atlas.passages)
@@ -194,7 +196,7 @@ class _Run:
 
     def _trained(self, supervision: str, folder: Path) -> tuple[CoSupervisedModel, float]:
         """Return a trained and saved pair, and the seconds that its training took."""
-        from cosup.training.run import save_whole
+        from cosup.training.run_folder import save_whole
 
         model = build_pair(self.atlas.train_texts, self.seed, self.settings)
         started = time.monotonic()

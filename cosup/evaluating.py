@@ -58,8 +58,9 @@ def evaluate_predictions(shell: Shell, inputs: Inputs, output: Path, judging: Ma
         UsageError: an option is missing, the judge cannot be used, or `output` is named like a file.
         InputError: a file is wrong.
     """
-    from cosup.evaluation import report as reports
     from cosup.evaluation.html import write_html
+    from cosup.evaluation.report import evaluate
+    from cosup.evaluation.report_text import write_report
 
     for name in ("predictions", "questions", "passages"):
         if not getattr(inputs, name):
@@ -71,10 +72,8 @@ def evaluate_predictions(shell: Shell, inputs: Inputs, output: Path, judging: Ma
     settings |= {name: [str(p) for p in paths] for name, paths in vars(inputs).items() if paths}
     by_task = (lambda question: data.tasks[question.id]) if len(inputs.questions) > 1 else None
     with _judge(shell, judging) as judge:
-        report = reports.evaluate(
-            data.answers, data.asked, data.corpus.values(), settings, by_task, data.against, judge
-        )
-    written = reports.write_report(report, output)
+        report = evaluate(data.answers, data.asked, data.corpus.values(), settings, by_task, data.against, judge)
+    written = write_report(report, output)
     write_html(report, data.corpus, output / "report.html")
     _show(shell, report)
     shell.note(f"written: {written}, {', '.join(_WRITTEN[1:])}")
@@ -216,17 +215,17 @@ def _read(inputs: Inputs) -> _Data:
 
 def _show(shell: Shell, report: Report) -> None:
     from cosup.console import draw_table
-    from cosup.evaluation import report as reports
+    from cosup.evaluation.report_text import comparison_rows, markdown, notes, recount_rows, table_rows
 
     if shell.as_json:
         shell.record(report.to_dict())
     elif shell.out.is_terminal:
-        for rows in (reports.table_rows(report), reports.recount_rows(report), reports.comparison_rows(report)):
+        for rows in (table_rows(report), recount_rows(report), comparison_rows(report)):
             if len(rows) > 1:
                 draw_table(shell.out, rows)
     else:
-        shell.result(reports.markdown(report).rstrip())
-    for line in reports.notes(report):
+        shell.result(markdown(report).rstrip())
+    for line in notes(report):
         shell.note(line)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosup.data.folders import TEXT_SUFFIXES
-from cosup.data.reading import iter_jsonl, read_answers, read_examples, read_passages, read_questions
+from cosup.data.jsonl import iter_jsonl
+from cosup.data.reading import read_answers, read_examples, read_passages, read_questions
 from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.index.milvus_place import is_milvus_place
 from cosup.records import Answer, Example, Passage, Question

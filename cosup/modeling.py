@@ -23,7 +23,6 @@ from cosup.adapters import LoraSettings, State
 from cosup.checkpoints import load_embedder, load_generator, load_tokenizer, place_of
 from cosup.errors import InputError, UsageError
 from cosup.model_folder import (
-    SIMILARITIES,
     Base,
     PairSettings,
     fingerprint_of,
@@ -35,14 +34,11 @@ from cosup.model_folder import (
     write_model_record,
     write_sentence_transformer,
 )
-from cosup.pair import MIN_TEMPERATURE, Pair, PairOutput, positions_of
+from cosup.pair import MIN_TEMPERATURE, Pair
 from cosup.pooling import Dense, Head
 from cosup.sentence_folder import dense_layers
 from cosup.tokens import add_control_tokens, control_token_ids
 from cosup.version import __version__
-
-__all__ = ["SHARED", "SIMILARITIES", "CoSupervisedModel", "LoraSettings", "PairOutput", "PairSettings"]
-__all__ += ["fingerprint_of", "positions_of", "read_model_record"]
 
 SHARED = "shared"
 

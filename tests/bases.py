@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cosup.data.padding import pad_right
-from cosup.modeling import PairSettings
+from cosup.model_folder import PairSettings
 from tests import kinds, pairs
 
 WIDTHS = {"gpt2": 32, "llama": 16, "qwen2": 48}

@@ -22,7 +22,8 @@ from transformers import (
 
 from cosup.data.encoding import ExampleEncoder
 from cosup.data.wordlevel import build_word_tokenizer
-from cosup.modeling import CoSupervisedModel, PairSettings
+from cosup.model_folder import PairSettings
+from cosup.modeling import CoSupervisedModel
 from cosup.records import Evidence, Example, Passage, Question, RetrievalSegment, TextSegment
 from cosup.tokens import add_control_tokens
 
@@ -202,7 +203,8 @@ def save_base(folder: Path, texts: list[str], seed: int = 0) -> None:
 
 def save_pair(folder: Path, base: Path, **settings: object) -> None:
     """Write an untrained pair whose two models start from `base`."""
-    from cosup.modeling import CoSupervisedModel, PairSettings
+    from cosup.model_folder import PairSettings
+    from cosup.modeling import CoSupervisedModel
 
     chosen = PairSettings(**{"max_length": 256, "max_passage_length": 96, **settings})  # type: ignore[arg-type]
     CoSupervisedModel.from_base(str(base), str(base), chosen).save_pretrained(folder)

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemm
 from cosup.checkpoints import load_generator
 from cosup.data.padding import pad_right
 from cosup.errors import InputError, UsageError
-from cosup.modeling import CoSupervisedModel, PairSettings, read_model_record
+from cosup.model_folder import PairSettings, read_model_record
+from cosup.modeling import CoSupervisedModel
 from cosup.tokens import CONTROL_TOKENS
 from tests import pairs
 

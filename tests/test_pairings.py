@@ -12,8 +12,10 @@ from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from cosup import checkpoints
+from cosup.adapters import LoraSettings
 from cosup.errors import InputError, UsageError
-from cosup.modeling import SHARED, CoSupervisedModel, LoraSettings, PairSettings
+from cosup.model_folder import PairSettings
+from cosup.modeling import SHARED, CoSupervisedModel
 from cosup.pair import MIN_TEMPERATURE
 from cosup.training.config import CoSupervisionConfig
 from cosup.training.trainer import CoSupervisionTrainer

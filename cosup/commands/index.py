@@ -158,7 +158,7 @@ def _add_to_index(
     from cosup.index.faiss_index import FaissIndex
     from cosup.index.open import open_index
     from cosup.index.structures import FLAT_UP_TO
-    from cosup.modeling import read_model_record
+    from cosup.model_folder import read_model_record
 
     model, dtype, batch_tokens = embedding
     record = read_model_record(model_folder(model))

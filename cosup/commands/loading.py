@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def model_folder(path: Path) -> Path:
     """Check a model folder without loading it."""
-    from cosup.modeling import read_model_record
+    from cosup.model_folder import read_model_record
 
     if not (path / "cosup.json").is_file() and (path / "model" / "cosup.json").is_file():
         raise InputError(f"not a model folder, but it holds one; say --model {path / 'model'}", path)
@@ -53,7 +53,7 @@ def load_engine(
     """
     from cosup.generation.engine import Engine
     from cosup.index.open import open_index
-    from cosup.modeling import read_model_record
+    from cosup.model_folder import read_model_record
 
     model, index = places
     record = read_model_record(model_folder(model))

@@ -6,24 +6,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from cosup.data.folders import TEXT_SUFFIXES, chunk_folder
+from cosup.data.folders import chunk_folder
 from cosup.data.jsonl import iter_jsonl
 from cosup.data.lines import iter_lines
-from cosup.data.writing import write_jsonl
+from cosup.data.sources import Kind, kind_of
+from cosup.data.tables import table_rows
 from cosup.errors import InputError
 from cosup.records import Answer, Example, Passage, Question
-
-__all__ = [
-    "check_references",
-    "iter_jsonl",
-    "line_of",
-    "read_all",
-    "read_answers",
-    "read_examples",
-    "read_passages",
-    "read_questions",
-    "write_jsonl",
-]
 
 
 class _HasId(Protocol):
@@ -45,36 +34,12 @@ def read_passages(path: str | Path) -> list[Passage]:
     Raises:
         InputError: nothing is there, or a record is wrong.
     """
-    place = Path(path)
-    if place.is_dir():
-        return _read_folder(place)
-    if place.suffix.lower() in TEXT_SUFFIXES:
+    kind, place = kind_of(path)
+    if kind is Kind.JSONL:
+        return _read(place, passage_from_dict)
+    if kind is Kind.TEXTS:
         return chunk_folder(place)
-    if place.suffix.lower() == ".parquet" or looks_like_hub_id(str(path)):
-        from cosup.data import tables
-
-        rows = tables.parquet_rows(place) if place.suffix.lower() == ".parquet" else tables.hub_rows(str(path))
-        return unique_records(rows, passage_from_dict, path, unit="row")
-    return _read(path, passage_from_dict)
-
-
-def _read_folder(folder: Path) -> list[Passage]:
-    for name in ("passages.jsonl", "corpus.jsonl"):
-        if (folder / name).is_file():
-            return _read(folder / name, passage_from_dict)
-    if any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
-        from cosup.data import tables
-
-        return unique_records(tables.saved_rows(folder), passage_from_dict, folder, unit="row")
-    return chunk_folder(folder)
-
-
-def looks_like_hub_id(name: str) -> bool:
-    """Whether a name that is no file here may be `owner/name` on the hub: its owner is no folder here either."""
-    parts = name.split("/")
-    if len(parts) != 2 or not all(parts) or Path(name).exists() or Path(parts[0]).is_dir():
-        return False
-    return not parts[0].startswith((".", "~")) and Path(parts[1]).suffix.lower() not in {".jsonl", ".json"}
+    return unique_records(table_rows(kind, path), passage_from_dict, path, unit="row")
 
 
 def passage_from_dict(record: Mapping[str, Any]) -> Passage:

@@ -1,7 +1,6 @@
 """Examples read one after another, in an order that seed and epoch decide, from files larger than the memory.
 
-A source comes in *shards*: 1,024 records of a JSONL file, a row group of a Parquet file, a data file of a hub dataset.
-An epoch's order:
+A source comes in *shards* (`stream_sources`). An epoch's order:
 
 1. the shards of all sources, shuffled by (seed, epoch), are read one after another;
 2. each block of `shuffle_buffer` records that come by is shuffled by (seed, epoch, block number).
@@ -23,23 +22,22 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from cosup.data.jsonl import parse_object
-from cosup.data.lines import iter_lines, located
-from cosup.data.reading import looks_like_hub_id, references_of
+from cosup.data.lines import located
+from cosup.data.reading import references_of
+from cosup.data.stream_sources import Raw, open_source
+from cosup.data.tables import ROWS_AT_ONCE
 from cosup.data.templates import question_to_example
-from cosup.errors import CosupError, InputError, UsageError, did_you_mean
+from cosup.errors import CosupError, InputError, UsageError
 from cosup.records import Example, Passage, Question
 
-LINES_A_SHARD = 1024
-ROWS_AT_ONCE = 256
 _SHARDS, _BLOCK = 0, 1  # what a permutation is of
-_PAGE = 2**18  # bytes of a column that are read at a time, in place of a whole row group
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ class StreamedExamples(IterableDataset[Any]):
         self.passages = passages
         self.template = template
         self.encode = encode
-        found = [_open_source(source) for source in places]
+        found = [open_source(source) for source in places]
         self._shards = [shard for shards, _ in found for shard in shards]
         counts = [count for _, count in found]
         self._count = None if None in counts else sum(count for count in counts if count is not None)
@@ -166,7 +164,7 @@ class StreamedExamples(IterableDataset[Any]):
         """Places left in the last batch of all ranks; 0 for a rank alone, whose last batch may be short."""
         return -count % self._together if self.order.ranks > 1 else 0
 
-    def _own(self, places: Iterator[_Raw | None], worker: int, workers: int) -> Iterator[Any]:
+    def _own(self, places: Iterator[Raw | None], worker: int, workers: int) -> Iterator[Any]:
         """Make the examples of this rank in the batches of this worker."""
         size, rank = self.order.batch_size, self.order.rank
         for place, raw in enumerate(places):
@@ -174,7 +172,7 @@ class StreamedExamples(IterableDataset[Any]):
             if batch % workers == worker:
                 yield self._made(raw) if raw is not None and within // size == rank else None
 
-    def _places(self, epoch: int, start: int) -> Iterator[_Raw]:
+    def _places(self, epoch: int, start: int) -> Iterator[Raw]:
         """Yield records from position `start` of an epoch on, with what fills the last batch or the epochs after it."""
         while True:
             total = yield from self._records(epoch, start)
@@ -188,7 +186,7 @@ class StreamedExamples(IterableDataset[Any]):
             yield from islice(self._records(epoch, 0), missing)
             missing -= min(total, missing)
 
-    def _records(self, epoch: int, start: int) -> Generator[_Raw, None, int]:
+    def _records(self, epoch: int, start: int) -> Generator[Raw, None, int]:
         """Yield an epoch's records from position `start` on; return how many the epoch has (at least `start` of them).
 
         Where the number of records is known, nothing before the block of `start` is read.
@@ -212,7 +210,7 @@ class StreamedExamples(IterableDataset[Any]):
     def _known(self) -> bool:
         return all(shard.rows is not None for shard in self._shards)
 
-    def _in_shards(self, epoch: int, start: int) -> Iterator[_Raw]:
+    def _in_shards(self, epoch: int, start: int) -> Iterator[Raw]:
         """Yield the records of the epoch's shards from position `start` on."""
         mixed = self.order.shuffle_buffer > 1
         numbers = range(len(self._shards))
@@ -229,12 +227,12 @@ class StreamedExamples(IterableDataset[Any]):
         order: list[int] = np.random.Generator(np.random.PCG64(seed)).permutation(count).tolist()
         return order
 
-    def _made(self, raw: _Raw) -> Any:
+    def _made(self, raw: Raw) -> Any:
         with located(raw.path, raw.number, raw.unit):
             example = self._example(raw)
             return example if self.encode is None else self.encode(example)
 
-    def _example(self, raw: _Raw) -> Example:
+    def _example(self, raw: Raw) -> Example:
         record = parse_object(raw.data, raw.path, raw.number) if isinstance(raw.data, bytes) else _filled(raw.data)
         if self.template is None:
             example = Example.from_dict(record)
@@ -257,212 +255,8 @@ def told_plainly(error: CosupError) -> CosupError:
     return type(error)(lines[-1]) if lines and str(error).startswith("Caught ") else error
 
 
-# -- sources -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Raw:
-    """A record that is not parsed yet: a line's bytes, or a table's row."""
-
-    path: str
-    number: int
-    unit: str
-    data: bytes | Mapping[str, Any]
-
-
-class _Shard(Protocol):
-    """A stretch of a source; `rows` is None where it is not known how many it has."""
-
-    @property
-    def path(self) -> str: ...
-
-    @property
-    def rows(self) -> int | None: ...
-
-    def read(self, start: int) -> Iterator[_Raw]:
-        """Yield its records from number `start` on, which counts from 0."""
-        ...
-
-
-_Opened: TypeAlias = tuple[Sequence[_Shard], int | None]
-
-
-def _open_source(source: str | Path) -> _Opened:
-    """Return the shards of a source and the number of its records, None where unknown."""
-    name = str(source)
-    place, split = Path(source), ""
-    if not place.exists() and Path(name.rpartition(":")[0] or ":").is_dir():
-        place, split = Path(name.rpartition(":")[0]), name.rpartition(":")[2]
-    if place.suffix.lower() == ".parquet" and not place.is_dir():
-        return _parquet_shards(place)
-    if any((place / file).is_file() for file in ("dataset_info.json", "dataset_dict.json")):
-        return _saved_shards(place, split, name)
-    if place.is_dir():
-        return _hub_shards(str(place), split, name)
-    if looks_like_hub_id(name):
-        repository, _, split = name.partition(":")
-        return _hub_shards(repository, split, name)
-    return _jsonl_shards(place)
-
-
-def _checked(shards: Sequence[_Shard], unit: str, path: str | Path) -> _Opened:
-    """Count the records of shards that know theirs."""
-    count = sum(shard.rows or 0 for shard in shards)
-    if not count:
-        raise InputError(f"found no records; expected at least one {unit}", path)
-    return [shard for shard in shards if shard.rows], count
-
-
-@dataclass(frozen=True, slots=True)
-class _Lines:
-    """Consecutive lines of a JSONL file: where they begin, the first one's number, and how many."""
-
-    path: str
-    offset: int
-    first: int
-    rows: int
-
-    def read(self, start: int) -> Iterator[_Raw]:
-        for line in islice(iter_lines(self.path, self.offset, self.first), start, self.rows):
-            yield _Raw(self.path, line.number, "line", line.data)
-
-
-def _jsonl_shards(path: Path) -> _Opened:
-    """Cut a JSONL file, reading it once."""
-    shards: list[_Shard] = []
-    lines = iter_lines(path)
-    for line in lines:
-        more = sum(1 for _ in islice(lines, LINES_A_SHARD - 1))
-        shards.append(_Lines(str(path), line.offset, line.number, 1 + more))
-    return _checked(shards, "line", path)
-
-
-@dataclass(frozen=True, slots=True)
-class _RowGroup:
-    """A row group of a Parquet file; `first` is the number of its first row in the file, from 1."""
-
-    path: str
-    group: int
-    first: int
-    rows: int
-
-    def read(self, start: int) -> Iterator[_Raw]:
-        import pyarrow as pa  # type: ignore[import-untyped]
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-        number = self.first
-        try:
-            with pq.ParquetFile(self.path, buffer_size=_PAGE, pre_buffer=False) as table:
-                for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[self.group], use_threads=False):
-                    skipped = min(start, batch.num_rows)
-                    for index, row in enumerate(batch.slice(skipped).to_pylist(), start=number + skipped):
-                        yield _Raw(self.path, index, "row", row)
-                    number += batch.num_rows
-                    start -= skipped
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot be read as Parquet: {_first_line(error)}", self.path) from error
-
-
-def _parquet_shards(path: Path) -> _Opened:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        raise InputError("no such file", path)
-    try:
-        with pq.ParquetFile(path) as table:
-            sizes = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot be read as Parquet: {_first_line(error)}", path) from error
-    firsts = np.cumsum([1, *sizes]).tolist()
-    return _checked([_RowGroup(str(path), i, firsts[i], size) for i, size in enumerate(sizes)], "row", path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """Consecutive rows of a dataset that `datasets` has mapped into memory; `first` counts from 0."""
-
-    path: str
-    data: Any
-    first: int
-    rows: int
-
-    def read(self, start: int) -> Iterator[_Raw]:
-        for index in range(self.first + start, self.first + self.rows):
-            yield _Raw(self.path, index + 1, "row", self.data[index])
-
-
-def _saved_shards(folder: Path, split: str, name: str) -> _Opened:
-    from datasets import load_from_disk
-
-    try:
-        data = load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot be read as a saved dataset: {_first_line(error)}", name) from error
-    data = _pick_split(data, split, name)
-    starts = range(0, len(data), ROWS_AT_ONCE)
-    shards = [_Slice(name, data, start, min(ROWS_AT_ONCE, len(data) - start)) for start in starts]
-    return _checked(shards, "row", name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Streamed:
-    """A data file of a dataset that is streamed; rows are numbered within it."""
-
-    path: str
-    data: Any
-    index: int
-    rows: None = None
-
-    def read(self, start: int) -> Iterator[_Raw]:
-        from datasets.exceptions import DatasetsError
-
-        shards = self.data.num_shards
-        unit = "row" if shards == 1 else f"file {self.index + 1} row"
-        part = self.data.shard(num_shards=shards, index=self.index)
-        try:
-            # Not iter(part): in a loader's worker that would be cut among the workers once more.
-            rows = (row for batch in part.iter(ROWS_AT_ONCE) for row in _rows_of(batch))
-            for number, row in enumerate(islice(rows, start, None), start=start + 1):
-                yield _Raw(self.path, number, unit, row)
-        except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"cannot be read: {_first_line(error)}", self.path) from error
-
-
-def _rows_of(batch: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    return (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
-
-
-def _hub_shards(repository: str, split: str, name: str) -> _Opened:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        data = load_dataset(repository, streaming=True)
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        found = "cannot be read as a dataset" if Path(repository).is_dir() else "no such file, and no such hub dataset"
-        raise InputError(f"{found}: {_first_line(error)}", name) from error
-    data = _pick_split(data, split, name)
-    known = (data.info.splits or {}).get(str(data.split))
-    return [_Streamed(name, data, i) for i in range(data.num_shards)], known.num_examples if known else None
-
-
-def _pick_split(data: Any, split: str, name: str) -> Any:
-    """Return the wanted split of a dictionary of datasets: the one there is, or `train`, where none is named."""
-    if not isinstance(data, dict):
-        return data
-    split = split or (next(iter(data)) if len(data) == 1 else "train")
-    if split not in data:
-        raise InputError(f"no split '{split}'{did_you_mean(split, data)}; found {', '.join(data)}", name)
-    return data[split]
-
-
 def _filled(value: Any) -> Any:
     """Drop the fields that are null: rows of a table have every field of every row."""
     if isinstance(value, Mapping):
         return {key: _filled(item) for key, item in value.items() if item is not None}
     return [_filled(item) for item in value] if isinstance(value, list) else value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cosup.evaluation.markup import Content, Markup, element, join
 from cosup.evaluation.outcomes import Outcome, answer_right
-from cosup.evaluation.report import QuestionResult, Report, measures_of, recounted
+from cosup.evaluation.report import QuestionResult, Report
+from cosup.evaluation.report_text import measures_of, recounted
 from cosup.evaluation.retrieval import retrieval_right
 from cosup.evaluation.statistics import Comparison
 

@@ -21,7 +21,8 @@ from cosup.evaluation import figures
 from cosup.evaluation.markup import Markup, element, escape_json, fill, join
 from cosup.evaluation.outcomes import Outcome, failures_first, left_undecided
 from cosup.evaluation.page_data import Detail, entry, page_data, shorten
-from cosup.evaluation.report import Report, measures_of
+from cosup.evaluation.report import Report
+from cosup.evaluation.report_text import measures_of
 from cosup.records import Passage
 
 MOST_BYTES = 19_500_000

@@ -20,7 +20,8 @@ from cosup.data.writing import atomic_open, write_json, write_jsonl
 from cosup.errors import CosupError, InputError
 from cosup.evaluation.html import write_html
 from cosup.evaluation.judging.base import Judge
-from cosup.evaluation.report import evaluate, write_report
+from cosup.evaluation.report import evaluate
+from cosup.evaluation.report_text import write_report
 from cosup.evaluation.retrieval import CUTOFFS, usable_cutoffs
 from cosup.evaluation.suite_checks import why_unjudged
 from cosup.evaluation.suite_table import TaskRow, average_intervals, averages, suite_markdown, task_row

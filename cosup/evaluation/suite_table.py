@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosup.evaluation.report import Report, markdown_table, notes, with_interval
+from cosup.evaluation.report import Report
+from cosup.evaluation.report_text import markdown_table, notes, with_interval
 from cosup.evaluation.statistics import interval_of, resampled_averages
 from cosup.evaluation.suites import SIDES, Task
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosup.evaluation.report import markdown_table, with_interval
+from cosup.evaluation.report_text import markdown_table, with_interval
 from cosup.evaluation.statistics import interval_of, randomisation_test, resampled_averages
 
 COLUMNS = ("retrieval", "recall@1", "correctness", "citation")

@@ -19,7 +19,7 @@ from cosup.errors import InputError, UsageError
 from cosup.generation.engine import Engine
 from cosup.generation.settings import GenerationSettings
 from cosup.index.base import file_checksum
-from cosup.modeling import PairSettings, fingerprint_of
+from cosup.model_folder import PairSettings, fingerprint_of
 from cosup.records import Answer, Question
 from cosup.version import __version__
 

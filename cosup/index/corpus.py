@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias, overload
 
-from cosup.data.store import PassageStore, Source
+from cosup.data.sources import Source
+from cosup.data.store import PassageStore
 from cosup.errors import CosupError
 from cosup.processes import barrier, rank
 from cosup.records import Passage

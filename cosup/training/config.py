@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from cosup import checkpoints
 from cosup.errors import UsageError, did_you_mean
-from cosup.modeling import SIMILARITIES
+from cosup.model_folder import SIMILARITIES
 from cosup.pooling import POOLINGS
 
 SUPERVISIONS = ("ntp+nsp", "ntp", "nsp")

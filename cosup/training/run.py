@@ -18,7 +18,8 @@ from cosup.data.stream import StreamedExamples, StreamOrder, told_plainly
 from cosup.data.templates import question_to_example
 from cosup.devices import has_fast_bfloat16
 from cosup.errors import NOTICE, CosupError, InputError, UsageError
-from cosup.modeling import CoSupervisedModel, PairSettings
+from cosup.model_folder import PairSettings
+from cosup.modeling import CoSupervisedModel
 from cosup.pooling import POOLINGS
 from cosup.processes import barrier, gather_objects, rank, world_size
 from cosup.records import Example, Passage, Question
@@ -29,7 +30,6 @@ from cosup.training.recipe import DataSettings, Recipe
 from cosup.training.run_folder import (
     alone_in,
     check_folder,
-    check_model_target,
     check_shared,
     claim,
     is_finished,
@@ -42,8 +42,6 @@ from cosup.training.stops import explained
 from cosup.training.trainer import CoSupervisionTrainer
 
 logger = logging.getLogger(__name__)
-
-__all__ = ["RunData", "check_model_target", "load_data", "pair_settings", "save_whole", "train"]
 
 
 def train(recipe: Recipe, progress: Report | None = None, watch: Watch | None = None) -> Path:

@@ -18,7 +18,7 @@ from cosup.data.collate import IGNORED, Pack
 from cosup.errors import CosupError
 from cosup.losses.gradcache import CachedStep, PackVectors, RandomState, cache_gradients, surrogate_loss
 from cosup.losses.nsp import ContrastOptions, NSPResult, contrast
-from cosup.modeling import PairOutput
+from cosup.pair import PairOutput
 from cosup.processes import rank, sum_over, world_size
 from cosup.training.config import CoSupervisionConfig
 from cosup.training.saving import last_complete_checkpoint

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cosup.data.convert import FORMATS, convert
-from cosup.data.reading import check_references, read_examples, read_passages, read_questions, write_jsonl
+from cosup.data.reading import check_references, read_examples, read_passages, read_questions
+from cosup.data.writing import write_jsonl
 from cosup.errors import InputError, UsageError
 from cosup.records import Evidence, Passage, Question, RetrievalSegment, TextSegment
 

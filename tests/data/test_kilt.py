@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from cosup.data.convert import convert
-from cosup.data.reading import check_references, iter_jsonl, read_passages, read_questions, write_jsonl
+from cosup.data.jsonl import iter_jsonl
+from cosup.data.reading import check_references, read_passages, read_questions
+from cosup.data.writing import write_jsonl
 from cosup.errors import InputError, UsageError
 from cosup.evaluation import evaluate
 from cosup.evaluation.kilt import score_kilt

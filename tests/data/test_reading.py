@@ -12,15 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cosup.data import jsonl
-from cosup.data.reading import (
-    check_references,
-    iter_jsonl,
-    read_answers,
-    read_examples,
-    read_passages,
-    read_questions,
-    write_jsonl,
-)
+from cosup.data.jsonl import iter_jsonl
+from cosup.data.reading import check_references, read_answers, read_examples, read_passages, read_questions
+from cosup.data.writing import write_jsonl
 from cosup.errors import InputError
 from cosup.records import Evidence, Example, Passage, Question, RetrievalSegment, TextSegment
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cosup.data.convert import Conversion, convert
-from cosup.data.reading import check_references, read_examples, read_passages, write_jsonl
+from cosup.data.reading import check_references, read_examples, read_passages
+from cosup.data.writing import write_jsonl
 from cosup.errors import InputError
 from cosup.records import Example, Passage, RetrievalSegment, TextSegment
 

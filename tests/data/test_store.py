@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cosup.data import store as store_module
-from cosup.data.reading import read_all, read_passages, write_jsonl
+from cosup.data import store_build
+from cosup.data.reading import read_all, read_passages
 from cosup.data.store import MANIFEST, PassageStore
+from cosup.data.writing import write_jsonl
 from cosup.errors import CosupError, InputError, UsageError
 from cosup.records import Passage
 
@@ -118,7 +120,8 @@ def test_any_ids_and_texts(tmp_path_factory: pytest.TempPathFactory, passages: l
 
 def test_ids_with_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With hashes of 0 to 4 every id collides with others."""
-    monkeypatch.setattr(store_module, "_hash", lambda passage_id: len(passage_id) + int(passage_id[-1]) % 3)
+    for module in (store_module, store_build):
+        monkeypatch.setattr(module, "hash_of", lambda passage_id: len(passage_id) + int(passage_id[-1]) % 3)
     write_jsonl(tmp_path / "some.jsonl", PASSAGES[:40])
     store = PassageStore.build(tmp_path / "some.jsonl", tmp_path / "store")
     assert dict(store) == {p.id: p for p in PASSAGES[:40]}
@@ -212,13 +215,13 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
 def builds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The folders that stores were built in."""
     made: list[str] = []
-    build = store_module._build
+    build = store_module.build_store
 
     def counted(sources: Any, identities: Any, folder: Path) -> None:
         made.append(folder.name)
         build(sources, identities, folder)
 
-    monkeypatch.setattr(store_module, "_build", counted)
+    monkeypatch.setattr(store_module, "build_store", counted)
     return iter([made])  # type: ignore[return-value]
 
 
@@ -263,7 +266,7 @@ def test_an_interrupted_building_leaves_the_old_store_and_is_no_store(
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module, "_sort_hashes", full_disk)
+    monkeypatch.setattr(store_build, "_sort_hashes", full_disk)
     with pytest.raises(CosupError, match="No space left on device"):
         PassageStore.build(source, tmp_path / "store")
     assert (tmp_path / "store" / MANIFEST).is_file()

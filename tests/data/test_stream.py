@@ -19,10 +19,12 @@ from accelerate.data_loader import DataLoaderShard, IterableDatasetShard, prepar
 from torch.utils.data import DataLoader
 
 from cosup.data import stream as stream_module
-from cosup.data.reading import read_examples, write_jsonl
+from cosup.data import stream_sources
+from cosup.data.reading import read_examples
 from cosup.data.store import PassageStore
 from cosup.data.stream import StreamedExamples, StreamOrder, told_plainly
 from cosup.data.templates import question_to_example
+from cosup.data.writing import write_jsonl
 from cosup.errors import InputError, UsageError
 from cosup.records import Evidence, Example, Passage, Question, RetrievalSegment, TextSegment
 
@@ -47,8 +49,9 @@ PARTS = (EXAMPLES[:100], EXAMPLES[100:110], EXAMPLES[110:])
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of this size have several shards and batches."""
-    monkeypatch.setattr(stream_module, "LINES_A_SHARD", 16)
-    monkeypatch.setattr(stream_module, "ROWS_AT_ONCE", 8)
+    monkeypatch.setattr(stream_sources, "LINES_A_SHARD", 16)
+    for module in (stream_module, stream_sources):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 8)
 
 
 def _jsonl(folder: Path) -> list[Path]:
@@ -212,8 +215,8 @@ def test_nothing_is_read_or_parsed_before_the_block_of_the_position(
     made: list[str] = []
     stream = StreamedExamples(make(tmp_path), KNOWN, StreamOrder(shuffle_buffer=32), encode=lambda e: made.append(e.id))
     read: list[int] = []
-    raw = stream_module._Raw
-    monkeypatch.setattr(stream_module, "_Raw", lambda *values: read.append(1) or raw(*values))
+    raw = stream_sources.Raw
+    monkeypatch.setattr(stream_sources, "Raw", lambda *values: read.append(1) or raw(*values))
     stream.skip(170)
     assert len(list(stream)) == len(made) == COUNT - 170
     assert len(read) == COUNT - 160, "the block of record 170 begins at 160"

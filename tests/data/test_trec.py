@@ -8,7 +8,7 @@ import pytest
 
 from cosup.data.convert import convert
 from cosup.data.formats.trec import ranking
-from cosup.data.reading import write_jsonl
+from cosup.data.writing import write_jsonl
 from cosup.errors import InputError
 from cosup.records import Answer, Citation, Hit, Retrieval
 

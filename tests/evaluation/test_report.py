@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosup.data.reading import iter_jsonl
+from cosup.data.jsonl import iter_jsonl
 from cosup.errors import InputError, UsageError
 from cosup.evaluation import Report, evaluate, markdown, notes, table_rows, write_report
 from cosup.records import Answer, Citation, Evidence, Hit, Passage, Question, Retrieval

@@ -12,7 +12,8 @@ from cosup.checkpoints import load_generator
 from cosup.generation.engine import Engine
 from cosup.generation.settings import GenerationSettings
 from cosup.index.build import build_index
-from cosup.modeling import CoSupervisedModel, PairSettings
+from cosup.model_folder import PairSettings
+from cosup.modeling import CoSupervisedModel
 from cosup.records import Passage, Question
 from cosup.tokens import TextEncoder
 from cosup.training.config import CoSupervisionConfig

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from cosup.adapters import LoraSettings
-from cosup.modeling import SHARED, CoSupervisedModel, PairSettings
+from cosup.model_folder import PairSettings
+from cosup.modeling import SHARED, CoSupervisedModel
 from tests import pairs
 
 SETTINGS = PairSettings(max_length=200, max_passage_length=24)

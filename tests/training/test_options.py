@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from cosup.modeling import CoSupervisedModel, LoraSettings
+from cosup.adapters import LoraSettings
+from cosup.modeling import CoSupervisedModel
 from cosup.records import Example
 from cosup.training.saving import last_complete_checkpoint
 from cosup.training.trainer import CoSupervisionTrainer

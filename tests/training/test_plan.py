@@ -17,7 +17,8 @@ from cosup.adapters import LoraSettings, add_lora
 from cosup.data.writing import write_jsonl
 from cosup.errors import InputError, UsageError
 from cosup.losses.ntp import linear_ntp_loss_sum
-from cosup.modeling import CoSupervisedModel, PairSettings
+from cosup.model_folder import PairSettings
+from cosup.modeling import CoSupervisedModel
 from cosup.records import Question
 from cosup.training import memory, shapes
 from cosup.training.length import count_records

@@ -15,7 +15,8 @@ from cosup.errors import InputError, UsageError
 from cosup.modeling import CoSupervisedModel
 from cosup.training import run
 from cosup.training.recipe import Recipe, parse_recipe
-from cosup.training.run import save_whole, train
+from cosup.training.run import train
+from cosup.training.run_folder import save_whole
 from tests import pairs
 from tests.training.runs import RECIPES, SHARDED, tiny, write_world
 

@@ -26,8 +26,8 @@ from cosup.index.base import VectorIndex
 from cosup.index.build import work_folder
 from cosup.index.milvus_place import is_milvus_place
 from cosup.index.progress import Progress
-from cosup.model_folder import fingerprint_of, read_model_record
-from cosup.modeling import CoSupervisedModel, PairSettings
+from cosup.model_folder import PairSettings, fingerprint_of, read_model_record
+from cosup.modeling import CoSupervisedModel
 from cosup.records import Passage
 
 BM25, SEPARATE = "bm25", "separate:"
