@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosup.errors import CosupError
+from cosup.errors import UsageError
 from cosup.shell import Shell
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ class Listening:
 
 
 def check_installed() -> None:
-    """Refuse to go on without the packages of the extra. Raises `CosupError`."""
+    """Refuse to go on without the packages of the extra. Raises `UsageError`."""
     from importlib.util import find_spec
 
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise CosupError(f"serving needs {missing[0]}, which is not installed; pip install 'cosup[serve]'")
+        raise UsageError(f"serving needs {missing[0]}, which is not installed; pip install 'cosup[serve]'")
 
 
 def serve(
@@ -71,8 +71,7 @@ def serve(
         opens: whether to open the page in the user's browser, where there is a terminal before a user.
 
     Raises:
-        UsageError, InputError: something cannot be used, the address among them.
-        CosupError: a package is missing.
+        UsageError, InputError: something cannot be used, the address among them; a package is missing.
     """
     check_installed()
     from cosup.serving.app import Served
