@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cosup.data.reading import read_answers, read_examples, read_passages, read_questions
     from cosup.data.store import PassageStore
     from cosup.data.stream import StreamedExamples, StreamOrder
+    from cosup.data.templates import question_to_example
     from cosup.errors import CosupError, InputError, UsageError
     from cosup.evaluation.report import evaluate
     from cosup.generation.engine import Engine
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from cosup.modeling import CoSupervisedModel
     from cosup.records import Answer, Citation, Example, Passage, Question
     from cosup.training.config import CoSupervisionConfig
-    from cosup.training.recipe import load_recipe
+    from cosup.training.recipe import load_recipe, parse_recipe
+    from cosup.training.run import train
     from cosup.training.trainer import CoSupervisionTrainer
 
 __all__ = [
@@ -52,10 +54,13 @@ __all__ = [
     "build_index",
     "evaluate",
     "load_recipe",
+    "parse_recipe",
+    "question_to_example",
     "read_answers",
     "read_examples",
     "read_passages",
     "read_questions",
+    "train",
 ]
 
 _HOMES = {
@@ -63,6 +68,7 @@ _HOMES = {
     "cosup.data.reading": ("read_answers", "read_examples", "read_passages", "read_questions"),
     "cosup.data.store": ("PassageStore",),
     "cosup.data.stream": ("StreamOrder", "StreamedExamples"),
+    "cosup.data.templates": ("question_to_example",),
     "cosup.errors": ("CosupError", "InputError", "UsageError"),
     "cosup.evaluation.report": ("evaluate",),
     "cosup.generation.engine": ("Engine",),
@@ -73,7 +79,8 @@ _HOMES = {
     "cosup.modeling": ("CoSupervisedModel",),
     "cosup.records": ("Answer", "Citation", "Example", "Passage", "Question"),
     "cosup.training.config": ("CoSupervisionConfig",),
-    "cosup.training.recipe": ("load_recipe",),
+    "cosup.training.recipe": ("load_recipe", "parse_recipe"),
+    "cosup.training.run": ("train",),
     "cosup.training.trainer": ("CoSupervisionTrainer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

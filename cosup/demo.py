@@ -281,7 +281,7 @@ def _indexed(model: CoSupervisedModel, passages: Sequence[Passage], folder: Path
     from cosup.index.build import build_index
 
     with progress("indexing", len(passages), "passages", console=notes) as meter:
-        return build_index(model, passages, folder, model.settings.similarity, lambda done, _: meter.update(done))
+        return build_index(model, passages, folder, lambda done, _: meter.update(done))
 
 
 def _answered(engine: Engine, questions: Sequence[Question], notes: Console | None) -> list[Answer]:

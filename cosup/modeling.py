@@ -65,7 +65,8 @@ class CoSupervisedModel(Pair):
 
         Args:
             generator: hub id, folder or `.gguf` file.
-            embedder: likewise, or `shared`: the generator's own body.
+            embedder: likewise, or `shared`: the generator's own body. A folder's projection is where the pair's own
+                begins.
             settings: how the pair is used.
             adapters: freeze the checkpoints and train LoRA adapters (float32) on them; a checkpoint that is both
                 models' is held in memory once.
@@ -75,7 +76,8 @@ class CoSupervisedModel(Pair):
             attention: how both attend, one of `checkpoints.ATTENTIONS`.
 
         Raises:
-            UsageError: a checkpoint cannot be used, or its context is shorter than `settings.max_length`.
+            UsageError: a checkpoint cannot be used, its context is shorter than `settings.max_length`, or the folder of
+                the embedder has layers after its pooling that the pair would leave out.
         """
         settings = settings or PairSettings()
         shared = embedder == SHARED
@@ -98,11 +100,27 @@ class CoSupervisedModel(Pair):
                 lora.add_lora(body, adapters)
         pair = cls(model, body, tokenizer, own_tokenizer, settings)
         pair.base = base
+        if other is not None:
+            pair._start_projection(other)
         if freeze_embedder:
             pair.freeze_embedder()
         if learn_temperature:
             pair.learn_temperature()
         return pair
+
+    def _start_projection(self, embedder: str) -> None:
+        """Begin with the projection that the embedder's folder has, if any; refuse other layers after its pooling."""
+        layers = dense_layers(Path(place_of(embedder)))
+        if not layers:
+            return
+        own = self.projection.weight if isinstance(self.projection, nn.Linear) else None
+        if own is None or len(layers) > 1 or not layers[0].projects or layers[0].weight.shape != own.shape:
+            found = ", ".join("x".join(map(str, layer.weight.shape)) for layer in layers)
+            raise UsageError(
+                f"'{embedder}' has Dense layers after its pooling ({found}), and a pair that is trained has at most "
+                f"a projection to the generator's width {self.dimension}; take them out of modules.json to do without"
+            )
+        own.data.copy_(layers[0].weight)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> CoSupervisedModel:

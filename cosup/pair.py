@@ -114,6 +114,11 @@ class Pair(nn.Module):
         return self.projection.width if isinstance(self.projection, Head) else int(self.embedder.config.hidden_size)
 
     @property
+    def similarity(self) -> str:
+        """What vectors are compared by: `cosine` or `inner_product`."""
+        return self.settings.similarity
+
+    @property
     def shared(self) -> bool:
         """Whether the embedder is the generator's own body."""
         return self.embedder is self.generator.base_model

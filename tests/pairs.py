@@ -217,4 +217,4 @@ def build(folder: Path, model: Path, passages: Path) -> None:
     from cosup.modeling import CoSupervisedModel
 
     pair = CoSupervisedModel.from_pretrained(model)
-    build_index(pair, read_passages(passages), folder, pair.settings.similarity)
+    build_index(pair, read_passages(passages), folder)

@@ -106,7 +106,7 @@ def test_no_text_becomes_a_control_token_of_either_tokenizer(authors: Authors, t
 
 
 def test_from_join_to_index_to_answers(authors: Authors, tmp_path: Path) -> None:
-    index = build_index(authors.pair, pairs.PASSAGES, tmp_path / "index", "inner_product")
+    index = build_index(authors.pair, pairs.PASSAGES, tmp_path / "index")
     engine = Engine(authors.pair, index, GenerationSettings(max_new_tokens=12, ret_first=True, top_k=3))
     assert isinstance(engine.retriever, StateRetriever)
     answer = engine.generate(pairs.QUESTIONS[:3], 2)[1]
@@ -205,9 +205,7 @@ def test_a_decoder_may_be_an_embedder_of_sentence_transformers(pooling: str, aut
     pair = CoSupervisedModel.from_pretrained(tmp_path / "model")
     theirs = SentenceTransformer(folder, device="cpu").encode(TEXTS)
     np.testing.assert_allclose(vectors(pair), theirs, atol=1e-5)
-    assert isinstance(
-        Engine(pair, build_index(pair, pairs.PASSAGES, tmp_path / "i", "inner_product")).retriever, StateRetriever
-    )
+    assert isinstance(Engine(pair, build_index(pair, pairs.PASSAGES, tmp_path / "i")).retriever, StateRetriever)
 
 
 def test_such_a_pair_says_that_it_asks_by_text_and_does(form: str, generator: str, tmp_path: Path) -> None:
@@ -216,7 +214,7 @@ def test_such_a_pair_says_that_it_asks_by_text_and_does(form: str, generator: st
     folder = join(generator, form, tmp_path / "model").folder
     assert json.loads((folder / "cosup.json").read_text())["query"] == "text"
     pair = CoSupervisedModel.from_pretrained(folder)
-    index = build_index(pair, pairs.PASSAGES, tmp_path / "index", pair.settings.similarity)
+    index = build_index(pair, pairs.PASSAGES, tmp_path / "index")
     engine = Engine(pair, index, GenerationSettings(max_new_tokens=4, ret_first=True, top_k=4))
     assert isinstance(engine.retriever, TextRetriever)
     answer = engine.generate([Question("q", "Where was Bo Reed born?")])[0]
@@ -235,7 +233,7 @@ def test_a_generator_without_control_tokens_gets_them_and_is_said_to_know_nothin
     joined = join(generator, embedder, tmp_path / "model")
     assert "added" in dict(joined.rows)["token ids"]
     pair = CoSupervisedModel.from_pretrained(joined.folder)
-    index = build_index(pair, pairs.PASSAGES, tmp_path / "index", "cosine")
+    index = build_index(pair, pairs.PASSAGES, tmp_path / "index")
     answer = Engine(pair, index, GenerationSettings(max_new_tokens=6, ret_first=True)).generate(pairs.QUESTIONS[:1])
     assert len(answer[0].retrievals) >= 1
 
@@ -271,7 +269,7 @@ def test_pooling_is_part_of_the_fingerprint(generator: str, tmp_path: Path) -> N
         names[pooling] = dict(join(generator, plain, tmp_path / pooling, settings).rows)["embedder fingerprint"]
     assert names["mean"] != names["cls"]
     one, other = (CoSupervisedModel.from_pretrained(tmp_path / pooling) for pooling in names)
-    index = build_index(one, pairs.PASSAGES, tmp_path / "index", one.settings.similarity)
+    index = build_index(one, pairs.PASSAGES, tmp_path / "index")
     with pytest.raises(UsageError, match="made by embedder"):
         Engine(other, index)
 

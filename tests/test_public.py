@@ -37,10 +37,13 @@ NAMES = {
     "build_index": "cosup.index.build",
     "evaluate": "cosup.evaluation.report",
     "load_recipe": "cosup.training.recipe",
+    "parse_recipe": "cosup.training.recipe",
+    "question_to_example": "cosup.data.templates",
     "read_answers": "cosup.data.reading",
     "read_examples": "cosup.data.reading",
     "read_passages": "cosup.data.reading",
     "read_questions": "cosup.data.reading",
+    "train": "cosup.training.run",
 }
 
 FIELDS = {

@@ -55,7 +55,7 @@ def make_world(folder: str, entities: int = 1200) -> int:
     (place / "gone.txt").write_text("".join(f"{p.id}\n" for p in passages[:50]), encoding="utf-8")
     _write_pair(place, [p.rendered for p in [*files["corpus"], *passages]] + [q.question for q in [*asked, *learnt]])
     pair = CoSupervisedModel.from_pretrained(place / "model")
-    build_index(pair, passages, world.index, pair.settings.similarity)
+    build_index(pair, passages, world.index)
     _write_plans(place, world)
     return len(files["corpus"])
 

@@ -138,9 +138,8 @@ def _build_index(
         half = settings.vector_dtype == "float16"
         options = EmbedOptions(batch_tokens or tokens_for(pair.device), half=half, computed_in=str(pair.embedder.dtype))
         with shell.progress("indexing", "passages") as report:
-            similarity = pair.settings.similarity
             tell = lambda done, n: report(done, n, "")  # noqa: E731
-            built = write_index(pair, corpus, output, similarity, tell, settings, options)
+            built = write_index(pair, corpus, output, tell, settings, options)
     if isinstance(built, FaissIndex):
         for name, value in index_rows(built.manifest):
             shell.note(f"{name}: {value}")

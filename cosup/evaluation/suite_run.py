@@ -288,7 +288,7 @@ def _index(
     options = EmbedOptions(tokens_for(model.device), computed_in=str(model.embedder.dtype))
     with bar() as report:
         tell = lambda done, n: report(done, n, "")  # noqa: E731
-        return build_index(model, corpus, place, model.settings.similarity, tell, None, options)
+        return build_index(model, corpus, place, tell, None, options)
 
 
 def _settings(suite: Suite, task: Task) -> dict[str, Any]:

@@ -58,6 +58,10 @@ class Engine:
         self._cache = cache_class(model.generator)
         self._ends_sentence = _sentence_ends(model)
 
+    def ask(self, question: str, settings: GenerationSettings | None = None) -> Answer:
+        """Answer one question that is a text; see `generate`, which answers many at once."""
+        return self.generate([Question("asked", question)], 1, settings)[0]
+
     def generate(
         self, questions: Sequence[Question], batch_size: int = 32, settings: GenerationSettings | None = None
     ) -> list[Answer]:

@@ -26,7 +26,6 @@ def build_index(
     embedder: PassageEmbedder,
     passages: Corpus,
     place: str | Path,
-    similarity: str,
     progress: Progress | None = None,
     settings: IndexSettings | None = None,
     options: EmbedOptions | None = None,
@@ -37,7 +36,6 @@ def build_index(
         embedder: a saved pair.
         passages: the corpus, in memory or in a store.
         place: a folder, which may hold an older index or an interrupted run, nothing else; or a place in Milvus.
-        similarity: of the pair: `cosine` or `inner_product`.
         progress: called with the passages done and all passages.
         settings: type and precision of the index; by default chosen from the corpus size, and float32.
         options: how to embed.
@@ -50,7 +48,7 @@ def build_index(
     if rank() == 0:
         check_place(place, settings)
     with building(place):
-        written = write_index(embedder, passages, place, similarity, progress, settings, options)
+        written = write_index(embedder, passages, place, progress, settings, options)
         barrier()
     return open_index(place, embedder.fingerprint) if written is None else written
 
@@ -59,7 +57,6 @@ def write_index(
     embedder: PassageEmbedder,
     passages: Corpus,
     place: str | Path,
-    similarity: str,
     progress: Progress | None = None,
     settings: IndexSettings | None = None,
     options: EmbedOptions | None = None,
@@ -78,7 +75,7 @@ def write_index(
     if rank() > 0:
         return None
     built: LiveIndex
-    what = (as_sequence(passages), vectors, embedder.fingerprint, similarity)
+    what = (as_sequence(passages), vectors, embedder.fingerprint, embedder.similarity)
     if is_milvus_place(place):
         built = MilvusIndex.build(place, *what, None if settings is None or settings.type == "auto" else settings.type)
     else:

@@ -51,6 +51,11 @@ class PassageEmbedder(Protocol):
         """D."""
         ...
 
+    @property
+    def similarity(self) -> str:
+        """What its vectors are compared by: `cosine` or `inner_product`."""
+        ...
+
     def encode_passages(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each passage's rendered text, cut to the embedder's limit."""
         ...

@@ -23,6 +23,7 @@ from cosup.modeling import CoSupervisedModel
 from cosup.pooling import POOLINGS
 from cosup.processes import barrier, gather_objects, rank, world_size
 from cosup.records import Example, Passage, Question
+from cosup.sentence_folder import is_sentence_folder, read_sentence_folder
 from cosup.training.config import CoSupervisionConfig
 from cosup.training.curves import draw_curves
 from cosup.training.progress import PairWatcher, Report, Watch, report_to
@@ -156,8 +157,12 @@ def _silent(done: int, total: int, note: str) -> None:
 
 
 def pair_settings(recipe: Recipe, config: Any) -> PairSettings:
-    """Return the pair's settings that a recipe and its training configuration ask for."""
-    data = recipe.data
+    """Return the pair's settings that a recipe and its training configuration ask for.
+
+    An embedder's folder of sentence-transformers says how it pools, and what it wants before a passage.
+    """
+    data, place = recipe.data, Path(recipe.embedder).expanduser()
+    said = read_sentence_folder(place) if is_sentence_folder(place) else None
     return PairSettings(
         similarity=config.similarity,
         temperature=float(config.temperature),
@@ -165,7 +170,8 @@ def pair_settings(recipe: Recipe, config: Any) -> PairSettings:
         template=data.template,
         max_length=data.max_length,
         max_passage_length=data.max_passage_length,
-        pooling=config.pooling or POOLINGS[0],
+        pooling=config.pooling or (said.pooling if said else POOLINGS[0]),
+        passage_prompt=said.passage_prompt if said else "",
     )
 
 

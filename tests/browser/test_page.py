@@ -338,7 +338,7 @@ def test_passages_questions_and_titles_are_shown_as_text(
 ) -> None:
     """HTML, scripts and control tokens in a passage, in its title and in a question: letters, nothing else."""
     passages = [Passage(p.id, p.title + HOSTILE, p.text + " " + HOSTILE) for p in pairs.PASSAGES]
-    build_index(toy_model, passages, tmp_path / "index", toy_model.settings.similarity)
+    build_index(toy_model, passages, tmp_path / "index")
     with running(toy_model, tmp_path / "index") as server:
         tab = Tab(browser, server)
         tab.page.check("#ret-first")
@@ -357,7 +357,7 @@ def test_marks_stand_right_behind_characters_that_are_two_in_browsers(
     toy: Path, toy_model: CoSupervisedModel, browser: Any, tmp_path: Path
 ) -> None:
     passages = [Passage(p.id, p.title, f"\U0001f600\U0001f600 {p.text}") for p in pairs.PASSAGES]
-    build_index(toy_model, passages, tmp_path / "index", toy_model.settings.similarity)
+    build_index(toy_model, passages, tmp_path / "index")
     with running(toy_model, tmp_path / "index") as server:
         found = server.chat(cosup={"ret_first": True}).json["choices"][0]["message"]["annotations"]
         tab = Tab(browser, server)

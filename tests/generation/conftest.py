@@ -48,4 +48,4 @@ def train(family: str, folder: Path) -> None:
     model = pairs.pair(family)
     pairs.overfit(model, str(folder / "run"))
     model.save_pretrained(folder / "model")
-    build_index(model, pairs.PASSAGES, folder / "index", model.settings.similarity)
+    build_index(model, pairs.PASSAGES, folder / "index")

@@ -183,6 +183,12 @@ def test_the_toy_questions_are_answered_with_both_passages_cited(known: Known) -
         assert answer.id == question.id
 
 
+def test_a_text_is_asked_as_a_question_is(known: Known) -> None:
+    engine, settings = Engine(known.model, known.index), GenerationSettings(max_new_tokens=60)
+    asked = pairs.QUESTIONS[0]
+    assert engine.ask(asked.question, settings).text == engine.generate([asked], 1, settings)[0].text != ""
+
+
 def test_candidates_limit_the_search(known: Known) -> None:
     """Only a question's own candidates are retrieved; its neighbours' searches are not limited."""
     limited = replace(pairs.QUESTIONS[0], candidates=("w3", "p5"))

@@ -524,7 +524,7 @@ def test_a_pair_that_asks_by_text_retrieves_for_another(known: Known, st_folder:
     pair = CoSupervisedModel.from_pretrained(joined)
     from cosup.index.build import build_index
 
-    index = build_index(pair, pairs.PASSAGES, tmp_path / "index", "cosine")
+    index = build_index(pair, pairs.PASSAGES, tmp_path / "index")
     choice = RetrieverChoice(f"separate:{joined}", "question")
     opened = open_retriever(choice, known.model, index, tmp_path / "index").retriever
     assert isinstance(opened, TextRetriever)

@@ -333,7 +333,7 @@ def test_a_filter_limits_what_is_found(known: Known, tmp_path: Path) -> None:
     """Rows of one search may have different filters; where nothing matches, the answer abstains."""
     tagged = [replace(p, metadata={"kind": "work" if p.id[0] == "w" else "person"}) for p in pairs.PASSAGES]
     model = known.model
-    index = build_index(model, tagged, tmp_path / "index", model.settings.similarity)
+    index = build_index(model, tagged, tmp_path / "index")
     engine = Engine(model, index, replace(PLAIN, ret_first=True))
     scheduler = engine.scheduler(3)
     wheres = ({"kind": "person"}, {"kind": "work"}, {"kind": "none"})

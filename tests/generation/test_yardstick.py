@@ -55,7 +55,7 @@ def test_the_benchmark_runs_every_side(known: Known, tmp_path: Path) -> None:
     """On a pair that knows its questions; each side's figures are there, and the texts agree."""
     model = copy.deepcopy(known.model)
     model.save_pretrained(tmp_path / "model")
-    build_index(model, pairs.PASSAGES, tmp_path / "index", model.settings.similarity)
+    build_index(model, pairs.PASSAGES, tmp_path / "index")
     write_jsonl(tmp_path / "questions.jsonl", pairs.QUESTIONS)
     words = ["--model", str(tmp_path / "model"), "--index", str(tmp_path / "index"), "--count", "6", "--alone", "2"]
     words += ["--questions", str(tmp_path / "questions.jsonl"), "--rounds", "2", "--max-new-tokens", "48"]
@@ -98,7 +98,7 @@ def test_a_pair_that_knows_little_is_followed_wherever_it_goes(steps: int, tmp_p
     model = pairs.pair(seed=steps)
     pairs.overfit(model, str(tmp_path / "run"), steps)
     model.eval().save_pretrained(tmp_path / "model")
-    index = build_index(model, pairs.PASSAGES, tmp_path / "index", "cosine")
+    index = build_index(model, pairs.PASSAGES, tmp_path / "index")
     corpus = Corpus.of(model, pairs.PASSAGES)
     answers = []
     for name in ("plain", "retrieving first", "passages dropped, retrieving first", "short context"):
@@ -114,7 +114,7 @@ def test_a_pair_made_elsewhere_answers_alike(tmp_path: Path) -> None:
     from cosup.modeling import CoSupervisedModel
 
     model = CoSupervisedModel.from_pretrained(join(*foreign.authors_pair(tmp_path), tmp_path / "model").folder)
-    index = build_index(model, pairs.PASSAGES, tmp_path / "index", "inner_product")
+    index = build_index(model, pairs.PASSAGES, tmp_path / "index")
     settings = SETTINGS["retrieving first"]
     corpus = Corpus.of(model, pairs.PASSAGES)
     for question, mine in zip(pairs.QUESTIONS, Engine(model, index, settings).generate(pairs.QUESTIONS), strict=True):

@@ -33,6 +33,7 @@ class SlowEmbedder:
 
     fingerprint = FINGERPRINT
     dimension = D
+    similarity = "cosine"
 
     def __init__(self, log: Path | None = None, pause: float = 0.0) -> None:
         self._log = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -52,7 +53,7 @@ class SlowEmbedder:
 
 def build(folder: Path, log: Path | None = None, pause: float = 0.0) -> None:
     """Build the index of `PASSAGES`."""
-    build_index(SlowEmbedder(log, pause), PASSAGES, folder, "cosine", options=OPTIONS)
+    build_index(SlowEmbedder(log, pause), PASSAGES, folder, options=OPTIONS)
 
 
 def finished(folder: Path) -> list[int]:

@@ -21,7 +21,7 @@ def main() -> None:
     told: list[tuple[int, int]] = []
     embedder = building.SlowEmbedder(folder / f"log-{run}-{rank()}", pause)
     place = folder / "index"
-    write_index(embedder, building.PASSAGES, place, "cosine", lambda *p: told.append(p), options=building.OPTIONS)
+    write_index(embedder, building.PASSAGES, place, lambda *p: told.append(p), options=building.OPTIONS)
     if told:
         (folder / f"told-{run}-{rank()}").write_text(json.dumps(told))
     leave(0)

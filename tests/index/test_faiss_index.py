@@ -519,6 +519,7 @@ class UnitEmbedder:
 
     fingerprint = MINE
     dimension = 2
+    similarity = "cosine"
 
     def __init__(self, batches: int = 10**6) -> None:
         self.left = batches
@@ -535,7 +536,7 @@ class UnitEmbedder:
 
 
 def test_from_passages_to_an_index_in_one_call(tmp_path: Path) -> None:
-    built = build_index(UnitEmbedder(), corpus(30), tmp_path / "index", "cosine")
+    built = build_index(UnitEmbedder(), corpus(30), tmp_path / "index")
     query = UnitEmbedder().embed_ids([list(corpus()[12].rendered.encode())]).numpy()
     assert built.search(query, 1)[0][0].score == pytest.approx(1.0)
     found = IndexManifest.read(tmp_path / "index")
@@ -546,40 +547,40 @@ def test_from_passages_to_an_index_in_one_call(tmp_path: Path) -> None:
 def test_a_second_build_is_told_who_is_at_it_and_a_change_is_not_kept_from_the_index(tmp_path: Path) -> None:
     """Nothing of it is embedded: both would write to one folder of unfinished work, which the first to end removes."""
     folder = tmp_path / "index"
-    index = build_index(UnitEmbedder(), corpus(30), folder, "cosine")
+    index = build_index(UnitEmbedder(), corpus(30), folder)
     who = rf"an index is being built at \S+index by process {os.getpid()} on \S+ since "
     with building(folder):
         with pytest.raises(UsageError, match=who):
-            build_index(UnitEmbedder(batches=0), corpus(30), folder, "cosine")
+            build_index(UnitEmbedder(batches=0), corpus(30), folder)
         add_passages(UnitEmbedder(), corpus(5, first=30), index, folder, replacing=False)
     assert len(FaissIndex.load(folder, MINE)) == 35
 
 
 def test_what_no_build_came_to_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no passages"):
-        build_index(UnitEmbedder(batches=0), [], tmp_path / "new" / "index", "cosine")
+        build_index(UnitEmbedder(batches=0), [], tmp_path / "new" / "index")
     assert not (tmp_path / "new" / "index").exists()
 
 
 def test_an_interrupted_embedding_leaves_the_old_index_and_a_second_run_ends_it(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    build_index(UnitEmbedder(), corpus(5), folder, "cosine")
+    build_index(UnitEmbedder(), corpus(5), folder)
     with pytest.raises(KeyboardInterrupt):
-        build_index(UnitEmbedder(batches=0), corpus(30), folder, "cosine")
+        build_index(UnitEmbedder(batches=0), corpus(30), folder)
     assert len(FaissIndex.load(folder, MINE)) == 5
-    assert len(build_index(UnitEmbedder(), corpus(30), folder, "cosine")) == 30
+    assert len(build_index(UnitEmbedder(), corpus(30), folder)) == 30
     assert not (folder / PARTIAL).exists()
 
 
 def test_a_folder_that_cannot_be_used_is_refused_before_the_embedding(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UsageError, match=r"notes\.txt"):
-        build_index(UnitEmbedder(batches=0), corpus(3), tmp_path, "cosine")
+        build_index(UnitEmbedder(batches=0), corpus(3), tmp_path)
 
 
 def test_passages_are_embedded_and_added_resumably(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    index = build_index(UnitEmbedder(), corpus(30), folder, "cosine")
+    index = build_index(UnitEmbedder(), corpus(30), folder)
     with pytest.raises(KeyboardInterrupt):
         add_passages(UnitEmbedder(batches=0), corpus(5, first=30), index, folder, replacing=False)
     assert len(FaissIndex.load(folder, MINE)) == 30
@@ -606,16 +607,16 @@ SMALL = EmbedOptions(tokens_per_batch=1, shard_size=4)
 def test_an_addition_leaves_the_work_of_an_interrupted_build(tmp_path: Path) -> None:
     """Whatever model and options that had; going on with the build then embeds only what is missing."""
     folder = tmp_path / "index"
-    index = build_index(UnitEmbedder(), corpus(5), folder, "cosine")
+    index = build_index(UnitEmbedder(), corpus(5), folder)
     with pytest.raises(KeyboardInterrupt):
-        build_index(UnitEmbedder(batches=8), corpus(30), folder, "cosine", options=SMALL)
+        build_index(UnitEmbedder(batches=8), corpus(30), folder, options=SMALL)
     before = files_of(folder / PARTIAL)
     assert len(before) == 2
     add_passages(UnitEmbedder(), corpus(5, first=100), index, folder, replacing=False)
     assert files_of(folder / PARTIAL) == before
     assert work_folders(folder) == [PARTIAL]
     rest = UnitEmbedder(batches=22)
-    assert len(build_index(rest, corpus(30), folder, "cosine", options=SMALL)) == 30
+    assert len(build_index(rest, corpus(30), folder, options=SMALL)) == 30
     assert rest.left == 0
     assert work_folders(folder) == []
 
@@ -623,7 +624,7 @@ def test_an_addition_leaves_the_work_of_an_interrupted_build(tmp_path: Path) -> 
 def test_additions_that_run_at_one_time_do_not_touch_each_other(tmp_path: Path) -> None:
     """The one is begun and ended while the other embeds."""
     folder = tmp_path / "index"
-    build_index(UnitEmbedder(), corpus(5), folder, "cosine")
+    build_index(UnitEmbedder(), corpus(5), folder)
 
     class Interrupted(UnitEmbedder):
         def embed_ids(self, batch: list[list[int]]) -> torch.Tensor:
@@ -641,7 +642,7 @@ def test_additions_that_run_at_one_time_do_not_touch_each_other(tmp_path: Path) 
 
 def test_a_stopped_addition_goes_on_and_its_leftovers_do_not_pile_up(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    index = build_index(UnitEmbedder(), corpus(5), folder, "cosine")
+    index = build_index(UnitEmbedder(), corpus(5), folder)
     for first in (20, 40, 60):
         with pytest.raises(KeyboardInterrupt):
             add_passages(UnitEmbedder(batches=6), corpus(12, first=first), index, folder, False, options=SMALL)
@@ -659,7 +660,7 @@ def test_a_stopped_addition_goes_on_and_its_leftovers_do_not_pile_up(tmp_path: P
 def test_a_stored_corpus_is_added_without_being_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the passages that come, and of those in the small segments that are written again with them."""
     folder = tmp_path / "index"
-    index = build_index(UnitEmbedder(), corpus(300), folder, "cosine")
+    index = build_index(UnitEmbedder(), corpus(300), folder)
     write_jsonl(tmp_path / "more.jsonl", corpus(300, first=300))
     store = PassageStore.build(tmp_path / "more.jsonl", tmp_path / "store")
     read, alive, most = PassageStore.at, 0, 0

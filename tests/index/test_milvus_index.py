@@ -276,7 +276,7 @@ def test_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_from_passages_to_an_index_in_one_call(tmp_path: Path) -> None:
     place = tmp_path / "x.db"
-    built = build_index(building.SlowEmbedder(), building.PASSAGES, place, "cosine", options=building.OPTIONS)
+    built = build_index(building.SlowEmbedder(), building.PASSAGES, place, options=building.OPTIONS)
     query = building.SlowEmbedder().embed_ids([list(building.PASSAGES[12].rendered.encode())]).numpy()
     assert built.search(query, 1)[0][0].score == pytest.approx(1.0)
     assert list(built) == building.PASSAGES
@@ -295,7 +295,7 @@ def test_what_milvus_does_not_have_is_refused_before_anything_is_embedded(
 ) -> None:
     monkeypatch.setattr(index_build, "embed_corpus", lambda *_: pytest.fail("the corpus was embedded"))
     with pytest.raises(UsageError, match=message):
-        build_index(building.SlowEmbedder(), building.PASSAGES, tmp_path / "x.db", "cosine", settings=chosen)
+        build_index(building.SlowEmbedder(), building.PASSAGES, tmp_path / "x.db", settings=chosen)
     assert not list(tmp_path.iterdir())
 
 

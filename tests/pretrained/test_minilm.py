@@ -77,7 +77,7 @@ def test_joined_to_a_generator_its_vectors_stay_and_it_is_asked_by_text(minilm: 
     np.testing.assert_allclose(pair.embed_queries(list(MEANT.values())), theirs.encode(list(MEANT.values())), atol=1e-6)
     written = SentenceTransformer(str(joined.folder / "embedder"), device="cpu")
     np.testing.assert_allclose(written.encode(texts), theirs.encode(texts), atol=1e-6)
-    index = build_index(pair, PASSAGES, tmp_path / "index", pair.settings.similarity)
+    index = build_index(pair, PASSAGES, tmp_path / "index")
     engine = Engine(pair, index, GenerationSettings(ret_first=True, max_new_tokens=4, max_retrievals=1))
     answers = engine.generate([Question(name, text) for name, text in MEANT.items()])
     assert [a.retrievals[0].hits[0].passage_id for a in answers] == list(MEANT)

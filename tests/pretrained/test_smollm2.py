@@ -73,7 +73,7 @@ def test_its_special_tokens_stay_text(saved: tuple[CoSupervisedModel, Path]) -> 
 def test_the_engine_reads_and_cites_with_real_weights(saved: tuple[CoSupervisedModel, Path], tmp_path: Path) -> None:
     """Untrained for it, the model is made to retrieve; the machinery works on its real shapes."""
     model, _ = saved
-    index = build_index(model, PASSAGES, tmp_path / "index", model.settings.similarity)
+    index = build_index(model, PASSAGES, tmp_path / "index")
     settings = GenerationSettings(ret_first=True, max_new_tokens=8, max_retrievals=1)
     questions = [Question("q", "What is oxygen?"), Question("r", "Who improved the engine?", candidates=("c",))]
     answers = Engine(model, index, settings).generate(questions)

@@ -20,7 +20,7 @@ ADMIN = {"Authorization": "Bearer root"}
 
 def test_it_is_asked_and_changed(toy_model: CoSupervisedModel, tmp_path: Path) -> None:
     place = str(tmp_path / "corpus.db")
-    build_index(toy_model, pairs.PASSAGES, place, toy_model.settings.similarity)
+    build_index(toy_model, pairs.PASSAGES, place)
     with running(toy_model, place, admin_keys=frozenset({"root"}), reload_seconds=0.05) as server:  # type: ignore[arg-type]
         made = server.chat(headers=ADMIN).json["choices"][0]["message"]
         assert [a["url_citation"]["passage_id"] for a in made["annotations"]] == list(pairs.QUESTIONS[0].gold_ids)

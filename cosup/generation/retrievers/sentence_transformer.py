@@ -122,7 +122,7 @@ class SentenceTransformerRetriever(TextRetriever):
             UsageError: `folder` cannot be used.
         """
         exact = IndexSettings("flat")
-        index = build_index(embedder, passages, folder, embedder.similarity, progress, exact, options)
+        index = build_index(embedder, passages, folder, progress, exact, options)
         return cls(embedder, index, query)
 
     @classmethod
