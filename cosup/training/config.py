@@ -122,8 +122,8 @@ class CoSupervisionConfig(TrainingArguments):
         nsp_warmup_steps: steps over which lambda first rises from 0 to `nsp_weight`.
         similarity: `cosine` or `inner_product` (the paper's).
         temperature: divides the similarity in the NSP loss (the paper has none: 1.0).
-        pooling: how the embedder's token states become a vector, one of `pooling.POOLINGS`; None keeps the pair's own,
-            which is the last token's state (paper, section 3) unless it was made otherwise.
+        pooling: how the embedder's token states become a vector, one of `pooling.POOLINGS`; None keeps the pair's own:
+            what its embedder's folder of sentence-transformers says, else the last token's state (paper, section 3).
         learn_temperature: whether the temperature is learnt, from `temperature` on.
         symmetric_nsp: whether the passages also have to pick their queries; the loss is the mean of both directions.
         supervise_passages: whether NTP also learns the spliced passages (the paper does).
