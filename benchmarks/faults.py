@@ -103,25 +103,33 @@ def cases() -> dict[str, Case]:
 
 
 def main() -> None:
-    """Run a case and write its record; ends with 1 where something was found."""
+    """Run cases and write their records; ends with 1 where something was found."""
     known = cases()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("case", choices=sorted(known))
-    parser.add_argument("--times", type=int, default=20, help="how often the fault strikes")
+    parser.add_argument("cases", nargs="+", choices=sorted(known), metavar="CASE", help=", ".join(known))
+    parser.add_argument("--times", type=int, default=20, help="how often a fault strikes")
     parser.add_argument("--seed", type=int, default=0, help="of moments and sizes")
-    parser.add_argument("--records", type=Path, default=RECORDS, help="folder for the record")
-    found = parser.parse_args()
+    parser.add_argument("--records", type=Path, default=RECORDS, help="folder for the records")
+    asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
-    case = known[found.case]
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        findings = case.run(Bench(Path(folder), found.seed), times=found.times)
-    trial = Trial("fault", found.case, case.tried, findings.times, findings.found, case.holds, time.monotonic() - began)
-    path = trial.write(sys.argv, found.records)
-    logger.info("%d times, %d found, %s: %s", findings.times, len(findings.found), findings.notes, path)
-    sys.exit(bool(findings.found))
+        bench = Bench(Path(folder), asked.seed)
+        found = [done for name in asked.cases for done in struck(bench, name, known[name], asked)]
+    sys.exit(bool(found))
+
+
+def struck(bench: Bench, name: str, case: Case, asked: argparse.Namespace) -> list[str]:
+    """Run a case, write its record and return what was found."""
+    began = time.monotonic()
+    findings = case.run(bench, times=asked.times)
+    seconds = time.monotonic() - began
+    trial = Trial("fault", name, case.tried, findings.times, sorted(set(findings.found)), case.holds, seconds)
+    command = ["benchmarks/faults.py", name, "--times", str(asked.times), "--seed", str(asked.seed)]
+    path = trial.write(command, asked.records)
+    logger.info("%s: %d times, %d found, %s: %s", name, findings.times, len(findings.found), findings.notes, path)
+    return findings.found
 
 
 if __name__ == "__main__":
