@@ -125,7 +125,8 @@ def struck(bench: Bench, name: str, case: Case, asked: argparse.Namespace) -> li
     began = time.monotonic()
     findings = case.run(bench, times=asked.times)
     seconds = time.monotonic() - began
-    trial = Trial("fault", name, case.tried, findings.times, sorted(set(findings.found)), case.holds, seconds)
+    told = sorted({line.replace(f"{bench.folder}/", "") for line in findings.found})
+    trial = Trial("fault", name, case.tried, findings.times, told, case.holds, seconds)
     command = ["benchmarks/faults.py", name, "--times", str(asked.times), "--seed", str(asked.seed)]
     path = trial.write(command, asked.records)
     logger.info("%s: %d times, %d found, %s: %s", name, findings.times, len(findings.found), findings.notes, path)

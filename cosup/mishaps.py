@@ -1,8 +1,12 @@
-"""What other libraries' errors mean where nobody's input is wrong: memory ran out, a device or a process is gone."""
+"""What other libraries' errors mean where nobody's input is wrong: memory ran out, a device or a process is gone.
+
+Full disks too, which some libraries tell in words of their own.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 
 _NO_MEMORY = (
@@ -25,6 +29,8 @@ _NO_PROCESS = (
     "timed out waiting",
     "timeout",
 )
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_CUT_OFF = ("PytorchStreamWriter", "unexpected pos", "requested and")  # torch.save, torch.save, numpy.save
 _ASKED = re.compile(r"allocate ([\d.]+) ?(bytes|[KMGTP]i?B)", re.IGNORECASE)
 
 
@@ -45,6 +51,20 @@ def out_of_memory(error: BaseException) -> str | None:
     size, unit = found.groups()
     asked = f"{float(size) / 1e9:.2g} GB" if unit.lower() == "bytes" else f"{size} {unit}"
     return f"out of memory ({asked} more were asked for)"
+
+
+def disk_trouble(error: BaseException) -> str | None:
+    """Return the reason where an error, or what caused it, says that the disk could not take what was written."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno in _DISK:
+            return os.strerror(chain.errno).lower()
+        if found := re.search(r"os error (\d+)", str(chain)):  # safetensors
+            return os.strerror(int(found.group(1))).lower()
+        if any(sign in str(chain) for sign in _CUT_OFF):
+            return "the disk is full or cannot be written"
+        chain = chain.__cause__ or chain.__context__
+    return None
 
 
 def lost_device(error: BaseException) -> str | None:

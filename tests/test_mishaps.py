@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from cosup.mishaps import lost_device, lost_process, out_of_memory
+from cosup.mishaps import disk_trouble, lost_device, lost_process, out_of_memory
+from tests.training.test_run_folder import full_disk
 
 MUCH = 1 << 50
 CUDA = "CUDA out of memory. Tried to allocate 20.50 GiB. GPU 0 has a total capacity of 79.11 GiB of which .."
@@ -54,3 +57,26 @@ def test_other_errors_are_none_of_these(error: Exception) -> None:
 
 def test_a_process_that_is_gone_is_known() -> None:
     assert lost_process(RuntimeError("[..] Connection closed by peer [127.0.0.1]:1\nmore")) is not None
+
+
+def _by_numpy(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros(10_000))
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda path: path.write_bytes(bytes(10_000)), "file too large"),
+        (_by_numpy, "the disk is full or cannot be written"),
+        (lambda path: torch.save(torch.zeros(10_000), path), "the disk is full or cannot be written"),
+        (lambda path: save_file({"x": torch.zeros(10_000)}, path), "file too large"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_known_whoever_writes(
+    write: Callable[[Path], Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Exception) as found, full_disk(5000):  # noqa: PT011 - each library has its own
+        write(tmp_path / "x")
+    assert disk_trouble(found.value) == told
+    assert disk_trouble(ValueError("wrong")) is None

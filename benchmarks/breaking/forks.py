@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cosup import shell
+
 Setup = Callable[[], None]
 
 MODULES = (
@@ -94,6 +96,7 @@ class Child:
 
 def import_everything() -> None:
     """Import what commands use, once for all forks; on one thread, since threads do not survive a fork."""
+    os.environ.update(shell._QUIET_ENVIRONMENT)  # as the command line does before it imports them
     for name in MODULES:
         importlib.import_module(name)
     importlib.import_module("torch").set_num_threads(1)

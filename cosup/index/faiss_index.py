@@ -34,6 +34,7 @@ from cosup.index.segment import EXACT_UP_TO, Segment, SegmentPlan, passages_of, 
 from cosup.index.structures import LEAST, IndexSettings
 from cosup.index.vectors import Found, blocks_of, check_vectors, merged
 from cosup.locks import LOCK, held
+from cosup.mishaps import disk_trouble
 from cosup.records import Hit, Passage
 from cosup.version import __version__
 
@@ -343,7 +344,8 @@ def _locked(folder: Path) -> Iterator[None]:
         with held(folder / LOCK, f"{folder} is being changed", _PATIENCE):
             yield
     except OSError as error:
-        raise UsageError(f"cannot write an index to {folder}: {error.strerror or error}") from error
+        why = error.strerror or disk_trouble(error) or error
+        raise UsageError(f"cannot write an index to {folder}: {why}") from error
 
 
 def _remove_unnamed(folder: Path, manifest: IndexManifest) -> None:

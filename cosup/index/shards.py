@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from cosup.errors import UsageError
 from cosup.index.base import Vectors
+from cosup.mishaps import disk_trouble
 from cosup.records import Passage
 
 Rows: TypeAlias = int | slice | Sequence[int] | NDArray[np.int64]
@@ -128,7 +129,7 @@ class ShardFolder:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> UsageError:
-        return UsageError(f"cannot write to {self.folder}: {error.strerror or error}")
+        return UsageError(f"cannot write to {self.folder}: {error.strerror or disk_trouble(error) or error}")
 
 
 def texts_digest(passages: Sequence[Passage]) -> str:

@@ -6,11 +6,9 @@ step: a run that is killed, or meets a full disk, leaves older checkpoints as th
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,12 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cosup.errors import UsageError
+from cosup.mishaps import disk_trouble
 
 logger = logging.getLogger(__name__)
 
 FILES = "files.json"
 STATE = "trainer_state.json"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 @contextmanager
@@ -50,7 +48,7 @@ def whole_folder(folder: Path, writes: bool = True, listed: bool = True) -> Iter
     except BaseException as error:
         if writes:
             shutil.rmtree(draft, ignore_errors=True)
-        if _disk_trouble(error) is not None:
+        if disk_trouble(error) is not None:
             raise _untouched(folder, error) from error
         raise
 
@@ -72,7 +70,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-        if _disk_trouble(error) is not None:
+        if disk_trouble(error) is not None:
             raise _untouched(path, error) from error
         raise
 
@@ -170,18 +168,4 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _untouched(path: Path, error: BaseException) -> UsageError:
-    return UsageError(f"cannot write {path}: {_disk_trouble(error)}; what was saved before is untouched")
-
-
-def _disk_trouble(error: BaseException) -> str | None:
-    """Return the reason where an error, or what caused it, says that the disk could not take what was written."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, OSError) and chain.errno in _FULL:
-            return os.strerror(chain.errno).lower()
-        if found := re.search(r"os error (\d+)", str(chain)):  # safetensors
-            return os.strerror(int(found.group(1))).lower()
-        if "PytorchStreamWriter" in str(chain) or "unexpected pos" in str(chain):  # torch.save
-            return "the disk is full or cannot be written"
-        chain = chain.__cause__ or chain.__context__
-    return None
+    return UsageError(f"cannot write {path}: {disk_trouble(error)}; what was saved before is untouched")
