@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -181,6 +182,7 @@ COMMANDS: dict[str, tuple[Column, ...]] = {
 }
 
 
+@functools.cache
 def info(words: str) -> dict[str, str]:
     """Run `cosup info` and return the rows that it printed, by name."""
     printed = io.StringIO()
