@@ -91,6 +91,7 @@ def convert(
         raise InputError(f"nothing there for {', '.join(empty)}{f' ({reasons})' if reasons else ''}", source)
     targets = _targets(list(files), job.output)
     check_apart(targets.values(), (job.source, job.passages, job.gold))
+    _check_folder_kept(job.source, targets)
     replaced = [target for target in targets.values() if target.exists()]
     written = write_jsonl_files({targets[name]: records for name, records in files.items() if records is not None})
     return Conversion(written, dict(converted.skipped), dict(converted.noted), replaced)
@@ -128,6 +129,16 @@ def _targets(names: list[str], output: Path) -> dict[str, Path]:
     if looks_like_file:
         raise UsageError(f"this format gives {', '.join(names)}; expected a folder to put them in, not {output}")
     return {name: output / name for name in names}
+
+
+def _check_folder_kept(source: Path, targets: Mapping[str, Path]) -> None:
+    """Refuse to put something under another name over a file of the folder that is read."""
+    for name, target in targets.items():
+        inside = source.is_dir() and target.resolve().is_relative_to(source.resolve())
+        if inside and target.name != name and target.exists():
+            raise UsageError(
+                f"{target} lies in {source}, which is read, and would be overwritten; choose another output"
+            )
 
 
 def _folder(source: Path) -> Converted:

@@ -465,3 +465,15 @@ def test_files_that_were_there_before_are_named(tmp_path: Path) -> None:
     assert convert("squad", source, tmp_path / "out").replaced == []
     again = convert("squad", source, tmp_path / "out")
     assert sorted(again.replaced) == sorted(tmp_path / "out" / name for name in ("passages.jsonl", "questions.jsonl"))
+
+
+def test_a_file_of_the_folder_that_is_read_is_never_replaced_by_something_else(tmp_path: Path) -> None:
+    """An example that is made again is; the passages that it was made from stay."""
+    (tmp_path / "passages.jsonl").write_text('{"id": "p", "title": "", "text": "A b."}\n')
+    (tmp_path / "questions.jsonl").write_text('{"id": "q", "question": "?", "answers": ["b"]}\n')
+    before = (tmp_path / "passages.jsonl").read_bytes()
+    with pytest.raises(UsageError, match="which is read, and would be overwritten"):
+        convert("examples", tmp_path, tmp_path / "passages.jsonl")
+    assert (tmp_path / "passages.jsonl").read_bytes() == before
+    for _ in range(2):
+        assert convert("examples", tmp_path, tmp_path).written == {tmp_path / "examples.jsonl": 1}
