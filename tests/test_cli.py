@@ -329,6 +329,11 @@ def test_piped_output_is_clean(tiny_world: TinyWorld, tmp_path: Path) -> None:
         (["info", "recipes/squad-lora.yaml", "--max_step", "3"], "max_step"),
         (["ask", "why?", "--model", "m"], "--index"),
         (["index", "--model"], "--model"),
+        (
+            ["index", "--index-type", "hsnw", "--output", "x"],
+            "--index-type is 'hsnw' (did you mean 'hnsw'?); there are",
+        ),
+        (["evaluate", "--format", "klit"], "--format is 'klit' (did you mean 'kilt'?); there are cosup, kilt, alce"),
         (["generate", "--batch-size", "0"], "--batch-size"),
         (["ask", "--dtype", "float16", "why?"], "--dtype"),
         (["train"], "RECIPE"),
@@ -419,6 +424,8 @@ def test_recipes_with_unknown_keys(cosup: Cosup, tiny_world: TinyWorld, tmp_path
         ("--nsp_weight=much", "objective.nsp_weight is 'much'; expected a number"),
         ("--data.max_length=0", "data.max_length is 0"),
         ("--lr_scheduler_type=foo", "foo"),
+        ("--lr_scheduler_type=liner", "'liner' is none of SchedulerType (did you mean 'linear'?); there are "),
+        ("--adapters=lroa", "adapters is 'lroa' (did you mean 'lora'?); expected 'lora' or a mapping"),
         ("--supervision=ntp+nps", "did you mean 'ntp+nsp'?"),
     ],
 )

@@ -110,7 +110,7 @@ class Recipe:
         try:
             config = CoSupervisionConfig(supervision=self.supervision, **settings)
         except (ValueError, TypeError, ImportError) as error:
-            raise UsageError(f"training settings: {str(error).strip().splitlines()[0]}") from error
+            raise UsageError(f"training settings: {_choice_told(str(error).strip().splitlines()[0])}") from error
         check_pairing(config, self.adapters is not None, self.embedder == "shared")
         if config.eval_strategy != "no" and not (self.data.eval_questions or self.data.eval_examples):
             chosen = IntervalStrategy(config.eval_strategy).value
@@ -176,7 +176,9 @@ def _adapters(value: Any, where: str) -> LoraSettings | None:
     if value is None or value == "lora":
         return None if value is None else LoraSettings()
     if not isinstance(value, Mapping):
-        raise UsageError(f"{where}: adapters is {value!r}; expected 'lora' or a mapping of r, alpha, dropout, ..")
+        raise UsageError(
+            f"{where}: adapters is {value!r}{did_you_mean(str(value), ['lora'])}; expected 'lora' or a mapping of r, alpha, dropout, .."
+        )
     _check_keys(value, _adapter_keys(), where, "adapters.")
     try:
         return LoraSettings(**value)
@@ -290,6 +292,16 @@ def _check_types(values: Mapping[str, Any], where: str, prefix: str) -> None:
         if kinds <= words.keys() and type(value) not in taken:
             expected = " or ".join(word for kind, word in words.items() if kind in kinds)
             raise UsageError(f"{where}: {prefix}{name} is {value!r}; expected {expected}")
+
+
+def _choice_told(reason: str) -> str:
+    """Say of a choice that is none of transformers' which was meant; other reasons stay."""
+    found = re.fullmatch(r"(.*) is not a valid (\w+), please select one of \[(.*)\]", reason)
+    if found is None:
+        return reason
+    given, kind, rest = found.groups()
+    choices = re.findall("'([^']*)'", rest)
+    return f"'{given}' is none of {kind}{did_you_mean(given, choices)}; there are {', '.join(choices)}"
 
 
 def _strategy(name: str, value: Any) -> Any:
