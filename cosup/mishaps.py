@@ -49,7 +49,7 @@ def out_of_memory(error: BaseException) -> str | None:
     if found is None:
         return "out of memory"
     size, unit = found.groups()
-    asked = f"{float(size) / 1e9:.2g} GB" if unit.lower() == "bytes" else f"{size} {unit}"
+    asked = _shown(float(size)) if unit.lower() == "bytes" else f"{size} {unit}"
     return f"out of memory ({asked} more were asked for)"
 
 
@@ -76,6 +76,10 @@ def lost_device(error: BaseException) -> str | None:
 def lost_process(error: BaseException) -> str | None:
     """Return the first line of an error that says that another process of a run is gone, else None."""
     return _first_line(error) if _is_runtime(error, _NO_PROCESS) else None
+
+
+def _shown(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
 
 
 def _is_runtime(error: BaseException, signs: tuple[str, ...]) -> bool:

@@ -102,7 +102,7 @@ def no_memory(bench: Bench, name: str, times: int) -> Findings:
     more = {"train": ("--per_device_train_batch_size", "200"), "index": ("--batch-tokens", "1000000")}[name]
     keys = {"train": ("micro_batch_tokens", "per_device_train_batch_size", "max_length"), "index": ("--batch-tokens",)}
     while findings.times < times and number < 6 * times:
-        room = int(bench.chance(number).uniform(30, 400) * 2**20)
+        room = int(bench.chance(number).uniform(20, 140 if name == "train" else 70) * 2**20)
         with bench.fresh(activity) as place:
             words = [*activity.words(bench.world, place, number), *more]
             done = run(words, bench.log, lambda room=room: leave_room(room))

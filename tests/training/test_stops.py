@@ -37,7 +37,7 @@ def stops_with(error: BaseException | None) -> Any:
 )
 def test_a_step_without_memory_names_what_to_lower(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     recipe = parse_recipe(recipe_of(write_world(tmp_path), tmp_path / "run", max_steps=3, **changes))
-    with pytest.raises(UsageError, match=rf"^out of memory \(1.1e\+06 GB more were asked for\); {told}") as found:
+    with pytest.raises(UsageError, match=rf"^out of memory \(1,125,899.9 GB more were asked for\); {told}") as found:
         train(recipe, watch=stops_with(None))
     for key in ("per_device_train_batch_size (now 2)", "data.max_length (now 200)", "the same command goes on"):
         assert key in str(found.value)
