@@ -176,9 +176,8 @@ def _adapters(value: Any, where: str) -> LoraSettings | None:
     if value is None or value == "lora":
         return None if value is None else LoraSettings()
     if not isinstance(value, Mapping):
-        raise UsageError(
-            f"{where}: adapters is {value!r}{did_you_mean(str(value), ['lora'])}; expected 'lora' or a mapping of r, alpha, dropout, .."
-        )
+        hint = did_you_mean(str(value), ["lora"])
+        raise UsageError(f"{where}: adapters is {value!r}{hint}; expected 'lora' or a mapping of r, alpha, dropout, ..")
     _check_keys(value, _adapter_keys(), where, "adapters.")
     try:
         return LoraSettings(**value)
