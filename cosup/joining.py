@@ -302,7 +302,7 @@ def _rows(pair: CoSupervisedModel, said: SentenceFolder | None, added: bool) -> 
     yield "vectors", f"width {pair.dimension}, compared by {own.similarity}"
     ids = f"{RET} {control.ret}, {CS} {control.cs}, {CE} {control.ce}, end {control.eos}"
     yield "token ids", f"{ids}{' (added: never learnt; --ret-first makes it retrieve)' if added else ''}"
-    encoder = pair.passage_encoder
+    encoder = pair.embedder_text
     before, after = (_spelled(pair.embedder_tokenizer, around) for around in (encoder.prefix, encoder.suffix))
     yield "embedder reads", " ".join(part for part in (before, "text", after) if part)
     if held := [token for token in CONTROL_TOKENS if token in pair.embedder_tokenizer.get_vocab()]:

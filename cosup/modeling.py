@@ -7,7 +7,6 @@ on frozen bases, which are one in memory where both start from the same checkpoi
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +33,10 @@ from cosup.model_folder import (
     write_model_record,
     write_sentence_transformer,
 )
-from cosup.pair import MIN_TEMPERATURE, Pair
+from cosup.pair import Pair
 from cosup.pooling import Dense, Head
 from cosup.sentence_folder import dense_layers
+from cosup.temperature import value_of
 from cosup.tokens import add_control_tokens, control_token_ids
 from cosup.version import __version__
 
@@ -381,7 +381,7 @@ def _describe(pairing: str, has_adapters: bool) -> str:
 def _temperature_of(state: State, settings: PairSettings) -> float:
     if "log_temperature" not in state:
         return settings.temperature
-    return max(MIN_TEMPERATURE, math.exp(float(state["log_temperature"])))
+    return value_of(state["log_temperature"])
 
 
 def _check_context(model: PreTrainedModel, name: str, wanted: int, source: str) -> None:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cosup.adapters import ControlHead
 from cosup.attention import packed_inputs
-from cosup.data.encoding import ExampleEncoder
+from cosup.data.encoding import ExampleEncoder, PassageEncoder
 from cosup.data.padding import lay_end_to_end, pad_right
 from cosup.errors import UsageError
 from cosup.groups import rounded
@@ -27,10 +27,11 @@ from cosup.lean import only
 from cosup.losses.ntp import LearntRows, linear_ntp_loss_sum
 from cosup.model_folder import PairSettings
 from cosup.pooling import Head, padded_on_the_right, pool
+from cosup.temperature import bounded, learnt_from, value_of
 from cosup.tokens import ControlTokenIds, TextEncoder, control_token_ids
 from cosup.trials import enable_packing, takes_positions
+from cosup.two_models import TwoModels
 
-MIN_TEMPERATURE = 0.005
 _FEW = 0.8  # share of a row's states up to which the last layer picks out those that are read
 
 
@@ -53,7 +54,7 @@ class PairOutput:
     log_temperature: torch.Tensor | None = None
 
 
-class Pair(nn.Module):
+class Pair(TwoModels):
     """Generator + embedder (+ a bias-free projection on the embedder's side where the widths differ).
 
     Args:
@@ -67,8 +68,6 @@ class Pair(nn.Module):
 
     log_temperature: nn.Parameter | None
 
-    accepts_loss_kwargs = True  # tells the Hugging Face Trainer that the loss is normalised over the global batch
-
     def __init__(
         self,
         generator: PreTrainedModel,
@@ -78,15 +77,13 @@ class Pair(nn.Module):
         settings: PairSettings | None = None,
         head: Head | None = None,
     ) -> None:
-        super().__init__()
         _check_logits(generator)
-        self.generator = generator
-        self.embedder = embedder
+        super().__init__(generator, embedder)
         self.generator_tokenizer = generator_tokenizer
         self.embedder_tokenizer = embedder_tokenizer
         self.settings = settings or PairSettings()
         self.control: ControlTokenIds = control_token_ids(generator_tokenizer)
-        self.passage_encoder = TextEncoder(embedder_tokenizer)
+        self.embedder_text = TextEncoder(embedder_tokenizer)
         self.projection: nn.Linear | Head | None = head or self._fresh_projection()
         self.register_parameter("log_temperature", None)
         self.embedder_frozen = False
@@ -97,14 +94,8 @@ class Pair(nn.Module):
         #: Whether both models keep the sequences of a packed row apart.
         self.can_pack: bool = all(packs)
         self._told_positions = packs[1] or takes_positions(embedder)
-        self._ties = [names for names in self.aliases() if len(names) > 1]
 
     # -- what it is ------------------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """The device the generator is on."""
-        return self.generator.device
 
     @property
     def dimension(self) -> int:
@@ -119,17 +110,11 @@ class Pair(nn.Module):
         return self.settings.similarity
 
     @property
-    def shared(self) -> bool:
-        """Whether the embedder is the generator's own body."""
-        return self.embedder is self.generator.base_model
-
-    @property
     def temperature(self) -> float:
         """The temperature in use, learnt or set. Of a sharded pair, a collective call."""
         if self.log_temperature is None:
             return self.settings.temperature
-        value: Any = self.log_temperature.detach()
-        return max(MIN_TEMPERATURE, math.exp(float(value.full_tensor() if hasattr(value, "full_tensor") else value)))
+        return value_of(self.log_temperature)
 
     def configure(self, **changes: Any) -> None:
         """Change settings (checked); used by the trainer to put its objective into the pair.
@@ -141,11 +126,8 @@ class Pair(nn.Module):
             self.log_temperature.data.fill_(math.log(self.settings.temperature))
 
     def learn_temperature(self) -> None:
-        """Make the temperature a parameter, starting from the settings'; it never falls below `MIN_TEMPERATURE`."""
-        if self.settings.temperature < MIN_TEMPERATURE:
-            raise UsageError(f"temperature is {self.settings.temperature}; learnt, it starts from {MIN_TEMPERATURE} up")
-        start = torch.tensor([math.log(self.settings.temperature)], device=self.device)
-        self.log_temperature = nn.Parameter(start)  # one element, not a scalar, which FSDP2 cannot shard
+        """Make the temperature a parameter, starting from the settings'; see `temperature`."""
+        self.log_temperature = learnt_from(self.settings.temperature, self.device)
 
     def freeze_embedder(self) -> None:
         """Train the embedder no more (its projection is): no gradient, no dropout.
@@ -205,7 +187,7 @@ class Pair(nn.Module):
             passage_lengths: [P] lengths of the packed passages.
             passage_vectors: [P, De] what `pooled` gives, in place of passage tokens.
         """
-        output = PairOutput(log_temperature=self._log_temperature())
+        output = PairOutput(log_temperature=None if self.log_temperature is None else bounded(self.log_temperature))
         if input_ids is not None:
             read = None if lengths is None or labels is None else _read(labels, ret_columns)
             states_BLH = self.hidden_states(input_ids, attention_mask, lengths, read)
@@ -242,12 +224,6 @@ class Pair(nn.Module):
             inputs: Any = self.generator.get_input_embeddings()
             own = [p for p in head.parameters() if p.requires_grad and not any(p is q for q in inputs.parameters())]
             output.queries = output.queries + _zero([*loose, *own])
-
-    def _log_temperature(self) -> torch.Tensor | None:
-        if self.log_temperature is None:
-            return None
-        bounded: torch.Tensor = _AtLeast.apply(self.log_temperature, math.log(MIN_TEMPERATURE))  # type: ignore[no-untyped-call]
-        return bounded.sum()  # of one; not a view, over which FSDP2 warns
 
     def hidden_states(
         self,
@@ -344,24 +320,25 @@ class Pair(nn.Module):
         length = own.max_length if max_length is None else max_length
         return ExampleEncoder(self.generator_tokenizer, self.control, own.prompt, length, own.max_passage_length)
 
+    def passage_encoder(self) -> PassageEncoder:
+        """Return what encodes passages for the embedder, by the settings' prompt and length."""
+        return PassageEncoder(self.embedder_text, self.settings.passage_prompt, self.settings.max_passage_length)
+
     def encode_passage(self, text: str) -> list[int]:
         """Return the embedder's token ids of a passage's rendered text, cut to `max_passage_length`."""
-        own = self.settings
-        return self.passage_encoder.encode_with_template(own.passage_prompt + text, own.max_passage_length)
+        return self.passage_encoder()(text)
 
     def embed_queries(self, texts: Sequence[str]) -> torch.Tensor:
         """Embed queries that are text: [len(texts), D] float32.
 
         Of a text longer than `max_passage_length` the end is read: what was written last tells best what is missing.
         """
-        own, encode = self.settings, self.passage_encoder.encode_end_with_template
+        own, encode = self.settings, self.embedder_text.encode_end_with_template
         return self.embed_ids([encode(own.query_prompt, text, own.max_passage_length) for text in texts])
 
     def encode_passages(self, texts: Sequence[str]) -> list[list[int]]:
         """Return what `encode_passage` gives for each text, faster than one by one."""
-        own = self.settings
-        prompted = [own.passage_prompt + text for text in texts]
-        return self.passage_encoder.encode_batch_with_template(prompted, own.max_passage_length)
+        return self.passage_encoder().batch(texts)
 
     @torch.inference_mode()
     def embed_ids(self, batch: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -375,74 +352,6 @@ class Pair(nn.Module):
         ids, mask = pad_right(batch, int(self.embedder_tokenizer.pad_token_id))
         return self.embed(ids.to(self.device), mask.to(self.device))
 
-    # -- what Trainer and accelerate ask of a model ----------------------------------------------------------------
-
-    @property
-    def _no_split_modules(self) -> list[str]:
-        """Class names of both models' decoder layers: what FSDP wraps."""
-        both = (self.generator, self.embedder)
-        return sorted({name for model in both for name in model._no_split_modules or ()})
-
-    def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **more: Any
-    ) -> None:
-        """Keep one state a layer and compute the rest again in the backward pass, in both models."""
-        options = {"use_reentrant": False} | (activation_checkpointing_kwargs or {})
-        for model in self.trees():
-            if hasattr(model, "activation_checkpointing_enable"):
-                model.activation_checkpointing_enable(options, **more)
-            else:
-                model.gradient_checkpointing_enable(options)
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **more: Any
-    ) -> None:
-        """Do what `activation_checkpointing_enable` does, by its older name."""
-        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **more)
-
-    def activation_checkpointing_disable(self) -> None:
-        """Keep all states again."""
-        for model in self.trees():
-            newer = getattr(model, "activation_checkpointing_disable", None)
-            (newer or model.gradient_checkpointing_disable)()
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep all states again."""
-        self.activation_checkpointing_disable()
-
-    def trees(self) -> list[Any]:
-        """Return the models, each once: a shared embedder is the generator."""
-        return [self.generator] if self.shared else [self.generator, self.embedder]
-
-    def aliases(self) -> list[list[str]]:
-        """Names of the parameters, those of one and the same parameter together."""
-        groups: dict[int, list[str]] = {}
-        for name, p in self.named_parameters(remove_duplicate=False):
-            groups.setdefault(id(p), []).append(name)
-        return list(groups.values())
-
-    def tie_weights(self) -> None:
-        """Make one again of the parameters that were one when the pair was made (after a move that split them)."""
-        for first, *others in self._ties:
-            for name in others:
-                parent, _, leaf = name.rpartition(".")
-                setattr(self.get_submodule(parent), leaf, self.get_parameter(first))
-
-    def unshare_layers(self) -> None:
-        """Give the embedder's layers their own copy of a base that two adapters share.
-
-        FSDP2 shards each model's layers by themselves and takes no parameter twice: call this before.
-        """
-        if self.shared:
-            return
-        own, wrapped = {id(p) for p in self.generator.parameters()}, set(self._no_split_modules)
-        layers = [m for m in self.embedder.modules() if type(m).__name__ in wrapped]
-        for module in (m for layer in layers for m in layer.modules()):
-            for leaf, p in module._parameters.items():
-                if p is not None and id(p) in own:
-                    setattr(module, leaf, nn.Parameter(p.detach().clone(), p.requires_grad))
-        self._ties = [names for names in self.aliases() if len(names) > 1]
-
 
 def _check_logits(generator: PreTrainedModel) -> None:
     """Refuse a generator whose logits are not what its head gives: the NTP loss is computed from the head."""
@@ -452,20 +361,6 @@ def _check_logits(generator: PreTrainedModel) -> None:
         if value not in (None, neutral):
             kind = type(generator).__name__
             raise UsageError(f"{kind} changes its logits after the head ({name} {value}); cosup cannot train it")
-
-
-class _AtLeast(torch.autograd.Function):
-    """`max(value, bound)`, through which a gradient that would raise the value passes even below the bound."""
-
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, bound: float) -> torch.Tensor:
-        ctx.save_for_backward(value <= bound)
-        return value.clamp_min(bound)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (at_bound,) = ctx.saved_tensors
-        return gradient.masked_fill(at_bound & (gradient > 0), 0.0), None
 
 
 def _evened(row: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

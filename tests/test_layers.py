@@ -33,6 +33,8 @@ ROOMS = (
     "pooling",
     "sentence_folder",
     "model_folder",
+    "temperature",
+    "two_models",
     "pair",
     "modeling",
     "joining",

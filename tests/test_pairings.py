@@ -16,7 +16,7 @@ from cosup.adapters import LoraSettings
 from cosup.errors import InputError, UsageError
 from cosup.model_folder import PairSettings
 from cosup.modeling import SHARED, CoSupervisedModel
-from cosup.pair import MIN_TEMPERATURE
+from cosup.temperature import MIN_TEMPERATURE
 from cosup.training.config import CoSupervisionConfig
 from cosup.training.trainer import CoSupervisionTrainer
 from tests import pairs

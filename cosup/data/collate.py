@@ -14,13 +14,12 @@ import torch
 from torch.utils.data import Dataset
 
 from cosup.data.dropout import PassageDropout
-from cosup.data.encoding import EncodedExample, ExampleEncoder, Kind
+from cosup.data.encoding import EncodedExample, ExampleEncoder, Kind, PassageEncoder
 from cosup.data.keys import answer_key, stable_key
 from cosup.data.packing import Load, plan_packs
 from cosup.data.padding import lay_end_to_end, pad_right
 from cosup.groups import rounded
 from cosup.records import Example, Passage
-from cosup.tokens import TextEncoder
 
 IGNORED = -100
 
@@ -87,17 +86,16 @@ class _Reading:
 class CoSupervisionCollator:
     """Cuts a loader's batch into packs for both models.
 
-    A pack embeds each passage once, whatever the number of `[Ret]` tokens that want it: two passages that read the
-    same up to `max_passage_length` are one. With `mask_same_passage` they are also one candidate of the NSP loss;
-    without, as in the paper, each `[Ret]` and each negative brings a candidate of its own, so that the same passage
-    twice counts as a negative. A negative that reads like a passage of its own example is left out.
+    A pack embeds each passage once, whatever the number of `[Ret]` tokens that want it: two passages that the embedder
+    reads the same are one. With `mask_same_passage` they are also one candidate of the NSP loss; without, as in the
+    paper, each `[Ret]` and each negative brings a candidate of its own, so that the same passage twice counts as a
+    negative. A negative that reads like a passage of its own example is left out.
 
     Attributes:
         passages: passages by id.
-        passage_encoder: encodes for the embedder, in its tokenizer's template.
+        passage_encoder: encodes for the embedder.
         generator_pad: pad id of the generator.
         embedder_pad: pad id of the embedder.
-        max_passage_length: embedder tokens of a passage at most.
         supervise_passages: whether spliced passages are supervised by NTP (the paper's `no_mask`).
         mask_same_passage: see above.
         packing: whether the sequences of a pack stand in one row without padding; else a row each.
@@ -107,10 +105,9 @@ class CoSupervisionCollator:
     """
 
     passages: Mapping[str, Passage]
-    passage_encoder: TextEncoder
+    passage_encoder: PassageEncoder
     generator_pad: int
     embedder_pad: int
-    max_passage_length: int = 256
     supervise_passages: bool = False
     mask_same_passage: bool = True
     packing: bool = field(default=True, kw_only=True)
@@ -208,8 +205,7 @@ class CoSupervisionCollator:
         if passage_id not in self._read:
             if len(self._read) >= _KEPT_PASSAGES:
                 self._read.clear()
-            text = self.passages[passage_id].rendered
-            ids = self.passage_encoder.encode_with_template(text, self.max_passage_length) or [self.embedder_pad]
+            ids = self.passage_encoder(self.passages[passage_id].rendered) or [self.embedder_pad]
             self._read[passage_id] = _Reading(tuple(ids), passage_key(ids))
         return self._read[passage_id]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -149,6 +149,29 @@ class ExampleEncoder:
                 example.id, length, self.max_length,
             )  # fmt: skip
         self._warned = True
+
+
+@dataclass(frozen=True)
+class PassageEncoder:
+    """Encodes passages for the embedder, alike wherever it reads them.
+
+    Attributes:
+        text: encodes in the template of the embedder's tokenizer.
+        prompt: what the embedder wants before a passage.
+        max_length: longest passage in tokens; longer ones are cut.
+    """
+
+    text: TextEncoder
+    prompt: str = ""
+    max_length: int = 256
+
+    def __call__(self, text: str) -> list[int]:
+        """Return the ids of a passage's rendered text."""
+        return self.text.encode_with_template(self.prompt + text, self.max_length)
+
+    def batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of several, faster than one by one."""
+        return self.text.encode_batch_with_template([self.prompt + text for text in texts], self.max_length)
 
 
 def check_prompt(prompt: str) -> None:

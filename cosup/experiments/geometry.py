@@ -52,9 +52,9 @@ def spaces_of(model: CoSupervisedModel, examples: Sequence[Example], passages: M
         examples: with at least one `[Ret]` among them.
         passages: by id.
     """
-    encoder, longest = model.example_encoder(), model.settings.max_passage_length
+    encoder = model.example_encoder()
     pads = (int(model.generator_tokenizer.pad_token_id), int(model.embedder_tokenizer.pad_token_id))
-    collate = CoSupervisionCollator(passages, model.passage_encoder, *pads, longest, packing=model.can_pack)
+    collate = CoSupervisionCollator(passages, model.passage_encoder(), *pads, packing=model.can_pack)
     states, rows = list[torch.Tensor](), list[int]()
     found: dict[int, torch.Tensor] = {}  # passage by its key, in the order of their first [Ret]
     places: dict[int, int] = {}

@@ -48,10 +48,9 @@ def collator_of(
     """Return what makes a run's training packs; see `CoSupervisionCollator` for `passage_rows`."""
     return CoSupervisionCollator(
         passages,
-        model.passage_encoder,
+        model.passage_encoder(),
         int(model.generator_tokenizer.pad_token_id),
         int(model.embedder_tokenizer.pad_token_id),
-        model.settings.max_passage_length,
         args.supervise_passages,
         args.mask_same_passage,
         packing=args.packing and model.can_pack,

@@ -19,7 +19,7 @@ from cosup.training.recipe import Recipe
 from cosup.training.saving import whole_folder, write_whole
 
 #: How a run is laid out, shown and saved: what it computes is the same, and so it goes on when these change. How many
-#: examples make a step is kept by the checkpoint (`CoSupervisionTrainer._check_step_size`).
+#: examples make a step is kept by the checkpoint (`resuming.check_step_size`).
 LAYOUT_KEYS = (
     *("output_dir", "run_name", "report_to", "disable_tqdm", "use_cpu", "eval_accumulation_steps"),
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),

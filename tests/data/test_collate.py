@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 
 from cosup.data.collate import IGNORED, CoSupervisionCollator, ExampleDataset, Pack, passage_key, token_counts
-from cosup.data.encoding import EncodedExample, ExampleEncoder, Kind
+from cosup.data.encoding import EncodedExample, ExampleEncoder, Kind, PassageEncoder
 from cosup.data.keys import answer_key, normalised, stable_key
 from cosup.data.packing import plan_packs
 from cosup.data.padding import lay_end_to_end, pad_right
@@ -45,9 +45,9 @@ def encoded(
     return made.example(Example(example_id, "the fox", output, negatives), PASSAGES)
 
 
-def collator(name: str = "words", **more: Any) -> CoSupervisionCollator:
+def collator(name: str = "words", max_length: int = 256, **more: Any) -> CoSupervisionCollator:
     pads = kind(name).pad_token_id, plain(name).pad_token_id
-    return CoSupervisionCollator(PASSAGES, TextEncoder(plain(name)), *pads, **more)
+    return CoSupervisionCollator(PASSAGES, PassageEncoder(TextEncoder(plain(name)), "", max_length), *pads, **more)
 
 
 def one_pack(made: CoSupervisionCollator, *examples: EncodedExample) -> Pack:
@@ -132,7 +132,7 @@ def toy(name: str) -> list[EncodedExample]:
 
 def toy_collator(name: str, **more: Any) -> CoSupervisionCollator:
     pads = kind(name).pad_token_id, plain(name).pad_token_id
-    return CoSupervisionCollator(pairs.BY_ID, TextEncoder(plain(name)), *pads, **more)
+    return CoSupervisionCollator(pairs.BY_ID, PassageEncoder(TextEncoder(plain(name))), *pads, **more)
 
 
 @BOTH
@@ -230,7 +230,7 @@ def test_passages_that_differ_only_where_they_are_cut_are_one_candidate() -> Non
     passages = {i: Passage(i, "the fox", f"quick brown {word}") for i, word in (("1", "of"), ("2", "Saltmere"))}
     pads = kind("words").pad_token_id, plain("words").pad_token_id
     for length, candidates in ((6, [0, 1]), (5, [0])):
-        made = CoSupervisionCollator(passages, TextEncoder(plain("words")), *pads, max_passage_length=length)
+        made = CoSupervisionCollator(passages, PassageEncoder(TextEncoder(plain("words")), max_length=length), *pads)
         pack = one_pack(made, encoded_one("words", passages), encoded_one("words", passages, "2"))
         assert pack["candidates"].tolist() == candidates
 
@@ -303,7 +303,7 @@ def test_vectors_computed_beforehand_stand_in_for_tokens() -> None:
 
 @BOTH
 def test_a_passage_is_cut_with_its_template_kept(packing: bool) -> None:
-    pack = one_pack(collator("llama", max_passage_length=3, packing=packing), encoded("1", name="llama"))
+    pack = one_pack(collator("llama", max_length=3, packing=packing), encoded("1", name="llama"))
     assert pack["passage_input_ids"].shape == (1, 3)
     assert pack["passage_input_ids"][0, 0].item() == plain("llama").bos_token_id
 
@@ -316,7 +316,7 @@ def test_no_passage_becomes_a_special_token_for_the_embedder(name: str, title: s
     own = TextEncoder(plain(name))
     passages = {"1": Passage("1", title, body)}
     pads = kind(name).pad_token_id, plain(name).pad_token_id
-    made = CoSupervisionCollator(passages, own, *pads, max_passage_length=200)
+    made = CoSupervisionCollator(passages, PassageEncoder(own, max_length=200), *pads)
     (ids,) = sequences(one_pack(made, encoded_one(name, passages)), "passage_")
     if own.prefix or own.suffix or own.encode(passages["1"].rendered):
         inside = ids[len(own.prefix) : len(ids) - len(own.suffix)]
