@@ -501,7 +501,7 @@ def test_what_is_unforeseen_is_a_line_and_debug_shows_the_traceback(
     def fail(*_: Any) -> None:
         raise RuntimeError("one\ntwo")
 
-    monkeypatch.setattr("cosup.info.describe", fail)
+    monkeypatch.setattr("cosup.info.describe.describe", fail)
     assert "error: RuntimeError: one\n" in cosup.refused("info", tmp_path, code=1)
     for words in (["--debug", "info", tmp_path], ["info", tmp_path, "--debug"]):
         assert "Traceback" in cosup(*words).err

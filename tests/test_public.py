@@ -1,4 +1,4 @@
-"""What users write down stays: public names, and the fields of the records that stand in their files."""
+"""What users write down stays: public names, fields of records and of settings, keys of recipes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import sys
 from typing import Any
 
 import pytest
+from transformers import TrainingArguments
 
 import cosup
 from cosup import records
+from cosup.training import recipe
 
 NAMES = {
     "__version__": "cosup.version",
@@ -45,6 +47,41 @@ NAMES = {
     "read_questions": "cosup.data.reading",
     "train": "cosup.training.run",
 }
+
+SETTINGS = {
+    "GenerationSettings": (
+        *("max_new_tokens", "max_length", "do_sample", "temperature", "top_p", "seed", "ret_first", "ctx_truncate"),
+        *("max_retrievals", "top_k", "passages_per_retrieval", "min_score", "distinct_passages", "where"),
+        *("beam_size", "beam_passages", "beam_retrieval_weight", "draft_tokens"),
+    ),
+    "LoraSettings": ("r", "alpha", "dropout", "target_modules"),
+    "PairSettings": (
+        *("similarity", "temperature", "prompt", "template", "max_length", "max_passage_length", "pooling", "query"),
+        *("query_prompt", "passage_prompt"),
+    ),
+    "StreamOrder": ("seed", "shuffle_buffer", "batch_size", "rank", "ranks", "repeat"),
+}
+
+#: What `CoSupervisionConfig` has besides the fields of `TrainingArguments`.
+TRAINING = (
+    *("supervision", "nsp_weight", "nsp_weight_end", "nsp_warmup_steps", "similarity", "temperature", "pooling"),
+    *("supervise_passages", "passage_dropout", "mask_same_passage", "mask_same_answer", "learn_temperature"),
+    *("symmetric_nsp", "gather", "attention", "packing", "micro_batch_tokens", "grad_cache", "nsp_batch_size"),
+    *("ntp_chunk_tokens", "hard_negatives", "hard_negatives_depth", "hard_negatives_every", "freeze_embedder"),
+    *("embedder_learning_rate", "muon_learning_rate", "same_title_examples", "curriculum_steps", "lr_epoch_decay"),
+    *("save_adapters", "recall_batch_tokens", "activation_checkpointing"),
+)
+
+RECIPE = ("generator", "embedder", "adapters", "supervision", "data", "objective", "training")
+DATA = (
+    *("passages", "questions", "examples", "eval_questions", "eval_examples", "max_eval_examples", "template"),
+    *("prompt", "max_length", "max_passage_length", "streaming", "shuffle_buffer"),
+)
+OBJECTIVE = (
+    *("preset", "similarity", "temperature", "learn_temperature", "nsp_weight", "nsp_weight_end", "nsp_warmup_steps"),
+    *("pooling", "symmetric_nsp", "supervise_passages", "passage_dropout", "mask_same_passage", "mask_same_answer"),
+    *("gather", "nsp_batch_size", "hard_negatives", "hard_negatives_depth", "hard_negatives_every"),
+)
 
 FIELDS = {
     "Passage": ("id", "title", "text", "metadata"),
@@ -99,3 +136,22 @@ def test_the_fields_of_a_record_are_these(name: str) -> None:
 def test_every_record_is_frozen_by_this_file() -> None:
     found = {n for n, kind in vars(records).items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
     assert found == set(FIELDS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_fields_of_settings_are_these(name: str) -> None:
+    assert tuple(f.name for f in dataclasses.fields(getattr(cosup, name))) == SETTINGS[name]
+
+
+def test_the_fields_of_training_are_these() -> None:
+    inherited = {f.name for f in dataclasses.fields(TrainingArguments)}
+    own = [f.name for f in dataclasses.fields(cosup.CoSupervisionConfig) if f.name not in inherited]
+    assert own == [name for name in TRAINING if name not in inherited]
+    assert set(TRAINING) <= {f.name for f in dataclasses.fields(cosup.CoSupervisionConfig)}
+
+
+def test_the_keys_of_a_recipe_are_these() -> None:
+    assert recipe.TOP_KEYS == RECIPE
+    assert recipe.OBJECTIVE_KEYS == OBJECTIVE
+    assert tuple(f.name for f in dataclasses.fields(recipe.DataSettings)) == DATA
+    assert set(OBJECTIVE) - {"preset"} <= set(TRAINING)

@@ -124,7 +124,7 @@ def _build_index(
     from cosup.index.corpus import store_passages
     from cosup.index.embed import EmbedOptions, tokens_for
     from cosup.index.faiss_index import FaissIndex
-    from cosup.info import index_rows
+    from cosup.info.indexes import index_rows
     from cosup.processes import join, rank
 
     model, dtype, batch_tokens = embedding

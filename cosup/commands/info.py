@@ -37,7 +37,7 @@ def info(
     cosup info runs/demo/index --verify
     cosup info recipes/squad-smollm2.yaml --devices 8 --max_length 512
     """
-    from cosup.info import describe
+    from cosup.info.describe import describe
 
     shell: Shell = context.obj
     given, overrides = split_overrides([path, *context.args], option_words(context)) if context.args else (path, [])

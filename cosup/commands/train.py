@@ -34,7 +34,8 @@ def train(
     \b
     cosup train recipes/squad-smollm2.yaml --max_steps 300 --output_dir runs/short
     """
-    from cosup.info import Info, run_figures
+    from cosup.info.base import Info
+    from cosup.info.runs import run_figures
     from cosup.training.recipe import load_recipe
 
     shell: Shell = context.obj

@@ -28,7 +28,7 @@ from cosup.index.faiss_index import FaissIndex, check_folder
 from cosup.index.filters import Filter
 from cosup.index.manifest import IndexManifest
 from cosup.index.structures import IndexSettings
-from cosup.info import describe
+from cosup.info.describe import describe
 from cosup.locks import LOCK, held
 from cosup.records import Passage
 from tests.index.makers import MINE, OTHER, D, N, corpus, ids, small_integers, vectors

@@ -11,7 +11,7 @@ import pytest
 
 from cosup.data.writing import write_jsonl
 from cosup.errors import CosupError, InputError, UsageError
-from cosup.info import describe
+from cosup.info.describe import describe
 from cosup.records import Answer, Citation, Example, Hit, Passage, Question, Retrieval, TextSegment
 from cosup.training.saving import whole_folder
 from tests.pairs import TinyWorld
