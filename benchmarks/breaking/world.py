@@ -67,7 +67,8 @@ def _write_pair(place: Path, texts: list[str]) -> None:
 
     from cosup.data.encoding import PROMPT
     from cosup.data.wordlevel import build_word_tokenizer
-    from cosup.modeling import CoSupervisedModel, PairSettings
+    from cosup.model_folder import PairSettings
+    from cosup.modeling import CoSupervisedModel
 
     words = build_word_tokenizer([*texts, PROMPT, "search for the passage quote: begin end of quote."])
     torch.manual_seed(0)

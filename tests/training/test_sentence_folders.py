@@ -11,7 +11,8 @@ import torch
 
 from cosup.data.writing import write_jsonl
 from cosup.errors import UsageError
-from cosup.modeling import CoSupervisedModel, PairSettings
+from cosup.model_folder import PairSettings
+from cosup.modeling import CoSupervisedModel
 from cosup.training.recipe import Recipe, parse_recipe
 from cosup.training.run import pair_settings, train
 from tests import bases, foreign, pairs
