@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -22,7 +21,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from cosup.errors import UsageError, did_you_mean
+from cosup.data.paths import looked_up
+from cosup.errors import CosupError, UsageError, did_you_mean
 
 #: How attention can be computed: `sdpa` becomes cosup's own for packed rows; `auto` is `flash` where it can be had.
 ATTENTIONS = ("auto", "sdpa", "flash", "flex")
@@ -156,7 +156,7 @@ def place_of(source: str) -> str:
 
 def _locate(source: str) -> tuple[str, dict[str, str]]:
     """Return what `from_pretrained` wants: a folder or hub id, and the options for a `.gguf` file."""
-    path = Path(source).expanduser()
+    path = looked_up(Path(source).expanduser())
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UsageError(f"no file '{source}'; expected a .gguf checkpoint")
@@ -204,10 +204,16 @@ def _check_head(model: Any, source: str) -> None:
 
 @contextlib.contextmanager
 def explained(source: str) -> Iterator[None]:
-    """Turn what the libraries raise for an unusable checkpoint into one line."""
+    """Turn what the libraries raise for an unusable checkpoint into one line.
+
+    They raise whatever comes: for a damaged file a `TypeError`, an `AttributeError`, a `struct.error`, or the bare
+    `Exception` of `tokenizers`.
+    """
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except CosupError:
+        raise
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"cannot load a model from '{source}': {reason}") from error
 

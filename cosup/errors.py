@@ -13,13 +13,21 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+LONGEST = 1500  # characters of a message
 NOTICE = 25  # logging level of what a person should know and need not mend
 
 
 class CosupError(Exception):
-    """Something stopped the work; the message is meant for the person at the terminal."""
+    """Something stopped the work; the message is meant for the person at the terminal.
+
+    Of a message that repeats what is endless (a line without an end as a key) only both ends are kept.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        whole = len(message) <= LONGEST
+        super().__init__(message if whole else f"{message[: LONGEST // 2]} .. {message[-LONGEST // 2 :]}")
 
 
 class UsageError(CosupError):
@@ -46,5 +54,5 @@ class InputError(UsageError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the nearest of `known`, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+    near = difflib.get_close_matches(word[:100], list(known), n=1)  # takes the longer, the longer the word
     return f" (did you mean '{near[0]}'?)" if near else ""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosup.errors import UsageError
 from cosup.shell import Shell
 
 if TYPE_CHECKING:
@@ -45,9 +44,10 @@ class Chosen:
         Raises:
             UsageError, InputError: it cannot be used.
         """
+        from cosup.data.yaml_files import parse_value
         from cosup.experiments.plan import load_experiment
 
-        changes = {key: _value(key, text) for key, text in self.overrides}
+        changes = {key: parse_value(key, text) for key, text in self.overrides}
         return load_experiment(self.path, self.scale, changes, self.precision)
 
 
@@ -181,12 +181,3 @@ def _draw(experiment: Experiment, systems: Sequence[SystemScores], records: Sequ
     if spaces := spaces_by_name(names, records):
         figures.draw_geometry(spaces, folder / "geometry.png")
         figures.draw_projection(spaces, folder / "projection.png")
-
-
-def _value(key: str, text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"--{key} {text}: the value is not valid YAML") from None

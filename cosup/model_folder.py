@@ -21,6 +21,8 @@ from torch import nn
 from cosup import adapters
 from cosup.adapters import LoraSettings
 from cosup.data.encoding import PROMPT, check_prompt
+from cosup.data.jsonl import read_json
+from cosup.data.paths import looked_up
 from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.pooling import POOLINGS, Dense
 
@@ -117,15 +119,12 @@ def read_model_record(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the folder, the file or a field is missing, or the format is unknown.
     """
-    if not folder.is_dir():
+    if not looked_up(folder).is_dir():
         raise InputError("no such model folder; train one with 'cosup train' or 'cosup demo'", folder)
     path = folder / "cosup.json"
     if not path.is_file():
         raise InputError("not a cosup model folder: it has no cosup.json", folder)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not valid JSON ({error})", path) from error
+    record = read_json(path)
     if not isinstance(record, dict) or any(name not in record for name in _NEEDED):
         raise InputError(f"expected an object with {', '.join(_NEEDED)}", path)
     if record.get("format") != FORMAT:

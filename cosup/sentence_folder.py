@@ -6,6 +6,7 @@ Normalize; what else a folder may hold is refused by name, since leaving it out 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from cosup.errors import InputError
 from cosup.pooling import ACTIVATIONS, IDENTITY, Dense
 
 MODULES = "modules.json"
+_FOLDER = re.compile(r"(?!\.)[\w.-]{0,100}")  # or none: the folder itself
 _MODES = {"cls": "cls", "mean": "mean", "lasttoken": "last_token"}
 _LEGACY = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "lasttoken"}
 _AFTER = {"Pooling", "Dense", "Normalize"}  # what may come last
@@ -95,9 +97,13 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
     """Return kind and place of each module."""
     rows = read_json(folder / MODULES)
     try:
-        return [(str(row["type"]).rpartition(".")[2], folder / str(row["path"])) for row in rows]
+        modules = [(str(row["type"]).rpartition(".")[2], str(row["path"])) for row in rows]
     except (TypeError, KeyError):
         raise InputError("expected a list of modules with type and path", folder / MODULES) from None
+    wrong = next((path for _, path in modules if not _FOLDER.fullmatch(path)), None)
+    if wrong is not None:
+        raise InputError(f"a module lies in {wrong[:100]!r}; expected a folder in this one", folder / MODULES)
+    return [(kind, folder / path) for kind, path in modules]
 
 
 def _check_kinds(kinds: Sequence[str], path: Path) -> None:

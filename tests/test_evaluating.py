@@ -432,13 +432,13 @@ def test_a_wrong_suite_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tasks:\n  x: {passages: p, questions: q, limit: 2024-13-45}\n", "not valid YAML (month must be in 1..12"),
+        ("tasks:\n  x: {passages: p, questions: q, limit: 2024-13-45}\n", "not valid YAML (month must be in 1..12)"),
         (
             "tasks:\n  x: {passages: p, questions: q}\n  x: {passages: p, questions: r}\n",
             "suite.yaml:3: the key 'x' comes twice; expected it once",
         ),
         ("output: a\noutput: b\n", "'output' comes twice"),
-        ("tasks: " + "[" * 3000, "not valid YAML"),
+        ("tasks: " + "[" * 3000, "not valid YAML (nested too deeply)"),
         ("tasks: [", "not valid YAML"),
     ],
 )

@@ -201,7 +201,7 @@ def _break(folder: Path, how: str) -> None:
     [
         ("format", "format 99"),
         ("field", "token_ids"),
-        ("json", "not valid JSON"),
+        ("json", "wrong JSON"),
         ("part", "lacks embedder/config.json"),
         ("ids", "differ from the tokenizer's"),
     ],

@@ -19,6 +19,7 @@ from cosup.data.formats.selfrag import read_selfrag
 from cosup.data.formats.squad import read_squad
 from cosup.data.formats.tevatron import read_tevatron, write_tevatron
 from cosup.data.formats.trec import write_trec
+from cosup.data.paths import looked_up
 from cosup.data.reading import check_references, read_passages, read_questions
 from cosup.data.writing import JsonRecord, check_apart, write_jsonl_files
 from cosup.errors import InputError, UsageError, did_you_mean
@@ -81,7 +82,7 @@ def convert(
     if format_name not in FORMATS:
         hint = did_you_mean(format_name, FORMATS)
         raise UsageError(f"no format '{format_name}'{hint}; there are {', '.join(FORMATS)}")
-    job = Job(Path(source), Path(output), _path(passages), _path(gold))
+    job = Job(looked_up(source), looked_up(output), _path(passages), _path(gold))
     _check_used(format_name, job)
     converted = FORMATS[format_name](job)
     files = {name: _started(records) for name, records in converted.files.items()}
@@ -98,7 +99,7 @@ def convert(
 
 
 def _path(name: str | Path | None) -> Path | None:
-    return None if name is None else Path(name)
+    return None if name is None else looked_up(name)
 
 
 def _check_used(format_name: str, job: Job) -> None:

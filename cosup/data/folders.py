@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cosup.data.jsonl import read_text
+from cosup.data.paths import looked_up
 from cosup.data.sentences import sentence_spans
 from cosup.errors import InputError, UsageError
 from cosup.records import Passage
@@ -65,7 +66,7 @@ def chunk_folder(path: str | Path, words_per_chunk: int = 150) -> list[Passage]:
     """
     if words_per_chunk < 1:
         raise UsageError(f"words_per_chunk is {words_per_chunk}; expected 1 or more")
-    root = Path(path)
+    root = looked_up(path)
     passages: list[Passage] = []
     for name, file in _files(root):
         chunks = list(_chunk_file(file, words_per_chunk))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from cosup.data.paths import looked_up
 from cosup.errors import InputError
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -31,7 +32,7 @@ def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    if path.is_dir():
+    if looked_up(path).is_dir():
         raise InputError("found a folder; expected a JSONL file", path)
     number = 0
     try:
@@ -95,7 +96,7 @@ def read_json(path: str | Path) -> Any:
 
 def read_text(path: str | Path) -> str:
     """Read a whole UTF-8 file, without its byte-order mark. Raises `InputError` where it cannot be read."""
-    place = Path(path)
+    place = looked_up(path)
     if place.is_dir():
         raise InputError("found a folder; expected a file", path)
     try:

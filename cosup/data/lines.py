@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cosup.data import jsonl
+from cosup.data.paths import looked_up
 from cosup.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
@@ -33,7 +34,7 @@ def iter_lines(path: str | Path, offset: int = 0, number: int = 1) -> Iterator[L
     Raises:
         InputError: the file cannot be read, or a line is longer than 16 MiB.
     """
-    if Path(path).is_dir():
+    if looked_up(path).is_dir():
         raise InputError("found a folder; expected a JSONL file", path)
     try:
         with Path(path).open("rb") as stream:

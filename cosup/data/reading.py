@@ -75,9 +75,10 @@ def read_ids(path: str | Path) -> list[str]:
     ids = []
     for number, _, data in iter_lines(path):
         try:
-            ids.append(data.decode("utf-8").strip())
+            found = data.decode("utf-8").strip()
         except UnicodeDecodeError:
             raise InputError("found no UTF-8 text; expected an id", path, number) from None
+        ids += [found] if found else []
     if not ids:
         raise InputError("found no ids; expected one a line", path)
     return ids

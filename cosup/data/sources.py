@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cosup.data.folders import TEXT_SUFFIXES
+from cosup.data.paths import looked_up
 
 Source: TypeAlias = str | Path
 
@@ -29,7 +30,7 @@ def kind_of(source: Source) -> tuple[Kind, Path]:
 
     What is none of the others is taken for a JSONL file, there or not.
     """
-    place = Path(source)
+    place = looked_up(source)
     if place.is_dir():
         return _kind_of_folder(place)
     suffix = place.suffix.lower()

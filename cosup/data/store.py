@@ -61,6 +61,11 @@ class PassageStore(Mapping[str, Passage]):
             if found.st_size != file.size or (file.changed and found.st_mtime_ns != file.changed):
                 raise InputError("changed since its passages were indexed; start again", path)
 
+    @property
+    def stands_alone(self) -> bool:
+        """Whether all of it lies in its folder: no passage is read from elsewhere."""
+        return [file.path for file in self._files] == [PASSAGES]
+
     @classmethod
     def build(cls, sources: Source | Sequence[Source], folder: str | Path) -> PassageStore:
         """Open the store of `sources` in `folder`, and make it first where it is missing, old or damaged.
@@ -145,12 +150,14 @@ class PassageStore(Mapping[str, Passage]):
         if not 0 <= row < self._count:
             raise IndexError(f"no row {row} among {self._count} passages")
         start, end = int(self._offsets[row]), int(self._offsets[row + 1])
+        if not 0 <= start <= end <= self._bases[-1]:
+            raise CosupError(f"{self.folder / OFFSETS}: damaged; build the passages' store or index again")
         number = bisect_right(self._bases, start) - 1
-        data = os.pread(self._descriptors[number], end - start, start - self._bases[number])
         try:
+            data = os.pread(self._descriptors[number], end - start, start - self._bases[number])
             line, _, _ = data.decode("utf-8-sig").partition("\n")
             return passage_from_dict(json.loads(line))
-        except (ValueError, InputError) as error:
+        except (IndexError, OSError, ValueError, RecursionError, InputError) as error:
             raise CosupError(f"{self._paths[number]}: changed while it was in use; start again") from error
 
     def in_order(self) -> Iterator[Passage]:
@@ -162,6 +169,8 @@ class PassageStore(Mapping[str, Passage]):
         place = int(np.searchsorted(self._hashes, np.uint64(key)))
         while place < self._count and int(self._hashes[place]) == key:
             row = int(self._rows[place])
+            if not 0 <= row < self._count:
+                raise CosupError(f"{self.folder / ROWS}: damaged; build the passages' store or index again")
             passage = self.at(row)
             if passage.id == passage_id:
                 return row, passage

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ MANIFEST, OFFSETS, HASHES, ROWS = "store.json", "offsets.bin", "hashes.bin", "ro
 
 
 PASSAGES = "passages.jsonl"
+
+_OWN_FILE = re.compile(r"passages\.jsonl|part-\d+\.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,17 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         count = record["count"] if record["format"] == FORMAT else -1
         sizes = {OFFSETS: count + 1, HASHES: count, ROWS: count}
         sizes = {name: 8 * length for name, length in sizes.items()}
-        sizes |= {f["path"]: f["size"] for f in record["files"] if not Path(f["path"]).is_absolute()}
-        whole = count > 0 and all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError, TypeError):
+        files = [File(**file) for file in record["files"]]
+        sizes |= {file.path: file.size for file in files if not Path(file.path).is_absolute()}
+        whole = type(count) is int and count > 0 and bool(files) and all(map(_is_whole, files))
+        whole = whole and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return record if whole else None
+
+
+def _is_whole(file: File) -> bool:
+    """Whether a file's record is of its declared types, and one of the store's own lies in no other folder."""
+    texts = all(isinstance(text, str) for text in (file.path, file.source, file.unit))
+    numbers = all(type(number) is int and number >= 0 for number in (file.size, file.changed))
+    return texts and numbers and (Path(file.path).is_absolute() or _OWN_FILE.fullmatch(file.path) is not None)

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
+from cosup.data.paths import looked_up
 from cosup.errors import InputError, UsageError
 
 
@@ -34,8 +35,8 @@ def atomic_open(path: str | Path) -> Iterator[IO[str]]:
     Raises:
         UsageError: `path` is no place for a file, or writing failed (a full disk); what was there is untouched.
     """
-    target = Path(os.path.realpath(path))
-    draft = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    target = Path(os.path.realpath(looked_up(path)))
+    draft = target.with_name(f".{target.name[:50]}.{secrets.token_hex(4)}.tmp")
     stream = _open_draft(target, draft)
     try:
         with stream:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from cosup.data.paths import looked_up
 from cosup.errors import InputError, UsageError, did_you_mean
 
 
@@ -21,22 +22,54 @@ def read_yaml(path: Path, what: str = "file") -> Any:
     Raises:
         InputError: it cannot be read, is no YAML, or a mapping has a key twice; names the line.
     """
-    if path.is_dir():
+    if looked_up(path).is_dir():
         raise InputError("is a folder; expected a YAML file", path)
     if not path.exists():
         raise InputError(f"no such {what}; expected a YAML file", path)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise InputError("not valid YAML (not UTF-8 text)", path) from None
     except OSError as error:
         raise InputError(f"cannot read it: {error.strerror}", path) from None
-    except _Twice as error:
-        raise InputError(f"{error.problem}; expected it once", path, error.line) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as the date 2024-13-45
-        mark = getattr(error, "problem_mark", None)
-        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "problem", None) or error
-        raise InputError(
-            f"not valid YAML ({' '.join(str(reason).split())})", path, None if mark is None else mark.line + 1
-        ) from None
+    except YamlError as error:
+        raise InputError(str(error), path, error.line) from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Return what a YAML text says.
+
+    Raises:
+        YamlError: it is no YAML, a mapping has a key twice, or what it names again (`*name`) makes it endless.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise YamlError("not valid YAML (nested too deeply)") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as the date 2024-13-45
+        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        text = f"{reason}" if isinstance(error, _Refused) else f"not valid YAML ({' '.join(str(reason).split())})"
+        raise YamlError(text, None if mark is None else mark.line + 1) from None
+
+
+def parse_value(key: str, text: str) -> Any:
+    """Return the value that a command line gives a key, `--key text`.
+
+    Raises:
+        UsageError: it is no YAML.
+    """
+    try:
+        return parse_yaml(text)
+    except YamlError:
+        raise UsageError(f"--{key} {text}: the value is not valid YAML") from None
+
+
+class YamlError(UsageError):
+    """A text that is no YAML; `line` is where, if that is known."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 def kind_of(record: Any) -> str:
@@ -84,16 +117,40 @@ def check_keys(record: Mapping[Any, Any], known: Iterable[str], where: str) -> N
         raise UsageError(f"{where} has no key {unknown!r}{hint}; known: {', '.join(names)}")
 
 
-class _Twice(yaml.MarkedYAMLError):
-    """A mapping has a key twice."""
+class _Refused(yaml.MarkedYAMLError):
+    """Valid YAML that is refused all the same."""
 
-    def __init__(self, key: str, line: int) -> None:
-        super().__init__(problem=f"the key {key!r} comes twice")
-        self.line = line
+    def __init__(self, problem: str, mark: yaml.Mark) -> None:
+        super().__init__(problem=problem, problem_mark=mark)
+
+
+_MOST = 100_000  # values of a file, those that are named again counted again
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that a mapping has twice; YAML's own reader keeps the last and says nothing."""
+    """Refuses a key that a mapping has twice; YAML's own reader keeps the last and says nothing.
+
+    It refuses as well what names again (`*name`) a part that it stands in, and what grows by such names beyond all
+    measure: whoever walks through it would never come to its end.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._sizes: dict[int, int] = {}  # of the values that are read whole
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Read a value, and count how many it holds."""
+        again = self.check_event(yaml.AliasEvent)
+        node: Any = super().compose_node(parent, index)
+        if again and id(node) not in self._sizes:
+            raise _Refused("a part names itself again; expected one that ends", node.start_mark)
+        if not again:
+            held = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [part for item in held for part in (item if isinstance(item, tuple) else [item])]
+            self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in parts)
+        if self._sizes[id(node)] > _MOST:
+            raise _Refused(f"more than {_MOST:,} values; expected fewer", node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         """Read a mapping and look at its keys as they are written: those that `<<` merges in may come again."""
@@ -102,6 +159,6 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise _Twice(key.value, key.start_mark.line + 1)
+                    raise _Refused(f"the key {key.value!r} comes twice; expected it once", key.start_mark)
                 seen.add(key.value)
         return node

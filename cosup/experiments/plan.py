@@ -186,11 +186,11 @@ def _experiment(path: Path, record: Any, scale: str | None, changes: Mapping[str
         raise UsageError(f"found {kind_of(record)}; expected an experiment with {', '.join(KEYS)}")
     check_keys(record, KEYS, "an experiment")
     chosen = _scale(record.get("scales"), scale)
-    texts = {key: record.get(key) for key in ("output", "recipe", "suite")}
-    texts["store"] = record.get("store", str(_output(Path(str(texts["output"])), scale)))
+    texts = {key: record.get(key) for key in ("output", "recipe", "suite", *(["store"] if "store" in record else []))}
     wrong = next((key for key, value in texts.items() if not isinstance(value, str) or not value.strip()), None)
     if wrong is not None:
         raise UsageError(f"{wrong!r} is {texts[wrong]!r}; expected a path")
+    output = _output(Path(str(texts["output"])), scale)
     parts = {"set": record.get("set"), "the scale's set": chosen.get("set"), "command line": changes}
     common = {key: value for where, part in parts.items() for key, value in _changes(part, where).items()}
     systems = _systems(record.get("systems", {ONLY: None}), common)
@@ -204,8 +204,8 @@ def _experiment(path: Path, record: Any, scale: str | None, changes: Mapping[str
     counts = {key: count_of(chosen.get(key, record.get(key)), f"'{key}'") for key in ("limit", "pool")}
     return Experiment(
         path,
-        _output(Path(str(texts["output"])), scale),
-        Path(str(texts["store"])),
+        output,
+        Path(str(texts.get("store", output))),
         Path(str(texts["recipe"])),
         _limited(_suite(str(texts["suite"])), **counts),
         tuple(system for along in spread.values() for system in along),
@@ -260,6 +260,8 @@ def _geometry(record: Any) -> GeometrySettings | None:
 
 
 def _output(folder: Path, scale: str | None) -> Path:
+    if not folder.name:
+        raise UsageError(f"'output' is '{folder}'; expected a folder with a name")
     return folder if scale is None else folder.with_name(f"{folder.name}-{scale}")
 
 

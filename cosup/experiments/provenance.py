@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cosup.data.paths import looked_up
 from cosup.index.base import file_checksum
 from cosup.version import __version__
 
@@ -70,7 +71,7 @@ def processor() -> str:
 
 
 def _content(path: Path) -> Any:
-    if path.is_file():
+    if looked_up(path).is_file():
         return _checksum(path, (path.stat().st_mtime_ns, path.stat().st_size))
     if path.is_dir():
         return {str(p.relative_to(path)): _content(p) for p in sorted(path.rglob("*")) if p.is_file()}

@@ -117,11 +117,8 @@ def parts_of(pieces: list[Piece], decode: Callable[[Piece], str]) -> list[Part]:
         Part(decode(p), None if p.hits is None else Retrieval(0, p.hits, p.read), continues=bool(p.before))
         for p in pieces
     ]
-    text: Part | None = None
-    for part in parts:
-        if part.continues and text is not None:
-            text.text = text.text.rstrip(HALF_CHARACTER)
-        text = part if part.retrieval is None else text
+    for part in parts:  # what was cut off within a character is no text, whatever follows
+        part.text = part.text.rstrip(HALF_CHARACTER)
     return parts
 
 

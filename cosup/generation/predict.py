@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cosup.data.jsonl import parse_object
 from cosup.data.reading import line_of
 from cosup.data.writing import write_jsonl
 from cosup.errors import InputError, UsageError
@@ -123,9 +124,9 @@ def _finished(partial: Path, identity: Mapping[str, Any]) -> list[Answer]:
         partial.unlink()
         return []
     try:
-        header, *records = [json.loads(line) for line in whole]
+        header, *records = [parse_object(line, partial, number) for number, line in enumerate(whole, start=1)]
         answers = [Answer.from_dict(record) for record in records]
-    except ValueError:
+    except InputError:
         raise UsageError(f"{partial} is damaged; delete it to answer all questions again") from None
     differing = sorted(key for key in {*header, *identity} if header.get(key) != identity.get(key))
     if differing:

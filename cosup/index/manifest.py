@@ -15,17 +15,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
+from cosup.data.paths import looked_up
 from cosup.errors import InputError
 from cosup.index.base import MANIFEST, PARTIAL, damaged, file_checksum
 from cosup.version import __version__
 
+T = TypeVar("T")
+
 FORMAT = 2
+VECTOR_DTYPES = ("float32", "float16")
+_SEGMENT, _FILE = re.compile(r"segment-[0-9a-f]{8}"), re.compile(r"[a-z]+(-[0-9a-f]{8})?\.[a-z]+")
 VERIFIED_ON_LOAD = 64 * 2**20
 """An index of at most so many bytes is compared with its checksums whenever it is loaded."""
 
@@ -159,14 +166,14 @@ class IndexManifest:
             InputError: the folder or the file is missing, unfinished, damaged, or of another format.
         """
         path = folder / MANIFEST
-        if not folder.is_dir():
+        if not looked_up(folder).is_dir():
             raise InputError("no such index folder; make one with 'cosup index'", folder)
         if not path.is_file():
             raise InputError(_what_is_missing(folder), folder)
         data = path.read_bytes()
         try:
             record = json.loads(data.decode("utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise damaged(path) from error
         if not isinstance(record, dict) or not isinstance(record.get("format"), int):
             raise damaged(path)
@@ -175,16 +182,19 @@ class IndexManifest:
             raise InputError(f"{found}: {_rebuild(folder)}", path)
         try:
             manifest = cls._from_record(record)
-        except (TypeError, KeyError, AttributeError) as error:
+            if manifest.text().encode() != data:
+                raise damaged(path)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise damaged(path) from error
-        if manifest.text().encode() != data:
-            raise damaged(path)
         return manifest
 
     @classmethod
     def _from_record(cls, record: Mapping[str, Any]) -> IndexManifest:
         kept = {f.name: record[f.name] for f in fields(cls)}
-        return cls(**kept | {"segments": tuple(map(_segment, record["segments"]))})
+        manifest: IndexManifest = _typed(cls(**kept | {"segments": tuple(map(_segment, record["segments"]))}))
+        if manifest.dimension < 1 or manifest.vector_dtype not in VECTOR_DTYPES:
+            raise ValueError("no vectors are like that")
+        return manifest
 
     def check_sizes(self, folder: Path) -> None:
         """Make sure that every file is there in its size.
@@ -245,12 +255,37 @@ def sync_files(folder: Path) -> dict[str, FileRecord]:
 
 
 def _segment(record: Mapping[str, Any]) -> SegmentRecord:
+    """Read a segment; no name in it leads out of the index's folder."""
     structure = record["structure"]
     known = {
-        "structure": None if structure is None else StructureRecord(**structure),
-        "files": {name: FileRecord(**file) for name, file in record["files"].items()},
+        "structure": None if structure is None else _typed(StructureRecord(**structure)),
+        "files": {name: _typed(FileRecord(**file)) for name, file in record["files"].items()},
     }
-    return SegmentRecord(**{**record, **known})
+    segment: SegmentRecord = _typed(SegmentRecord(**{**record, **known}))
+    if not _SEGMENT.fullmatch(segment.name) or not all(map(_FILE.fullmatch, segment.files)):
+        raise ValueError("a name that is none of an index")
+    if segment.deleted > segment.count or not segment.count:
+        raise ValueError("more passages deleted than there are")
+    if (segment.deleted_file is None) != (segment.deleted == 0) or segment.deleted_file not in {None, *segment.files}:
+        raise ValueError("deleted passages without a file of them")
+    return segment
+
+
+def _typed(record: T) -> T:
+    """Return a record whose texts and numbers are such, the numbers at least 0. Raises `TypeError`."""
+    kind: Any = type(record)
+    for name, kinds in _kinds(kind).items():
+        value = getattr(record, name)
+        if type(value) not in kinds or (isinstance(value, int | float) and not value >= 0):
+            raise TypeError(f"{name} is {value!r}")
+    return record
+
+
+@cache
+def _kinds(kind: type) -> dict[str, tuple[type, ...]]:
+    """Return the fields of a record that hold texts or numbers, with the types that they may have."""
+    known = {str: (str,), int: (int,), float: (int, float), str | None: (str, type(None))}
+    return {name: known[hint] for name, hint in get_type_hints(kind).items() if hint in known}
 
 
 def _what_is_missing(folder: Path) -> str:

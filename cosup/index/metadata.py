@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosup.fields import Scalar
+from cosup.index.base import damaged
 from cosup.index.filters import Condition, Filter
 from cosup.records import Passage
 
@@ -69,14 +70,21 @@ class Metadata:
 
     Raises:
         OSError: a file cannot be opened; it may be gone with a segment that the index no longer has.
+        InputError: a file is damaged; one whose content is looked at later raises it then.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder = folder
         self._count = count
         self._columns: dict[str, tuple[list[Scalar], NDArray[np.int32]]] | None = None
-        self._map = np.asarray(np.memmap(folder / CODES, "<i4", "r").reshape(-1, count))
-        self._values = np.memmap(folder / VALUES, np.uint8, "r")
+        try:
+            self._map = np.asarray(np.memmap(folder / CODES, "<i4", "r").reshape(-1, count))
+        except ValueError as error:
+            raise damaged(folder / CODES) from error
+        try:
+            self._values = np.memmap(folder / VALUES, np.uint8, "r")
+        except ValueError as error:
+            raise damaged(folder / VALUES) from error
 
     def mask(self, where: Filter) -> Mask:
         """Return which passages meet a filter: [N]."""
@@ -95,6 +103,23 @@ class Metadata:
 
     def _read(self) -> dict[str, tuple[list[Scalar], NDArray[np.int32]]]:
         if self._columns is None:
-            values = json.loads(self._values.tobytes())
-            self._columns = {key: (values[key], codes) for key, codes in zip(values, self._map, strict=True)}
+            values = self._read_values()
+            codes = list(self._map)
+            if len(codes) != len(values):
+                raise damaged(self._folder / CODES)
+            for column, known in zip(codes, values.values(), strict=True):
+                if column.min() < -1 or column.max() >= len(known):
+                    raise damaged(self._folder / CODES)
+            self._columns = {key: (values[key], column) for key, column in zip(values, codes, strict=True)}
         return self._columns
+
+    def _read_values(self) -> dict[str, list[Scalar]]:
+        """Return the distinct values of each key."""
+        try:
+            values = json.loads(self._values.tobytes().decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise damaged(self._folder / VALUES) from error
+        columns = values.values() if isinstance(values, dict) else [None]
+        if not all(isinstance(c, list) and all(isinstance(v, str | int | float) for v in c) for c in columns):
+            raise damaged(self._folder / VALUES)
+        return dict(values)

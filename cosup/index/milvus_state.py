@@ -95,9 +95,22 @@ class MilvusState:
                 raise InputError(f"{found}: run 'cosup index' again", shown)
             change = record.pop("change")
             search = SearchSettings(**record.pop("search"))
-            return cls(**record, search=search, change=None if change is None else Change(**change))
-        except (ValueError, KeyError, TypeError) as error:
+            state = cls(**record, search=search, change=None if change is None else Change(**change))
+            state._check()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError("damaged: its record is not what was written; run 'cosup index' again", shown) from error
+        return state
+
+    def _check(self) -> None:
+        """Raise `ValueError` where a field is of another kind than was written."""
+        texts = [self.embedder_fingerprint, self.similarity, self.version, self.cosup_version, self.search.type]
+        numbers = [self.dimension, self.next_number]
+        if self.change is not None:
+            texts.append(self.change.token)
+            numbers.append(self.change.count)
+        known = isinstance(self.search.build, dict) and all(isinstance(text, str) for text in texts)
+        if not known or not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("a field of another kind")
 
 
 class StateTable:

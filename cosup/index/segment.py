@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from cosup.data.store import PassageStore
+from cosup.data.store_layout import MANIFEST as STORE
 from cosup.index.base import Vectors, damaged
 from cosup.index.filters import Filter
 from cosup.index.manifest import FileRecord, IndexManifest, SegmentRecord, sync_files, sync_folder
@@ -31,7 +32,7 @@ from cosup.index.metadata import CODES as METADATA
 from cosup.index.metadata import Metadata, MetadataWriter
 from cosup.index.structures import FILE as STRUCTURE
 from cosup.index.structures import Allowed, Structure, build_structure
-from cosup.index.vectors import Found, Rows, VectorFile, write_vectors
+from cosup.index.vectors import DTYPES, Found, Rows, VectorFile, write_vectors
 from cosup.records import Passage
 
 VECTORS = "vectors.bin"
@@ -75,10 +76,12 @@ class Segment:
         self.record = record
         self.folder = folder / record.name
         self.store = PassageStore(self.folder)
+        width = manifest.dimension * DTYPES[manifest.vector_dtype].itemsize
+        self._check_size(VECTORS, width)
+        if len(self.store) != record.count or not self.store.stands_alone:
+            raise damaged(self.folder / STORE)
         self.vectors = VectorFile(self.folder / VECTORS, manifest.dimension, manifest.vector_dtype)
         self.deleted = self._read_deleted()
-        if len(self.store) != record.count or len(self.vectors) != record.count:
-            raise damaged(self.folder / VECTORS)
         self._metadata = Metadata(self.folder, record.count) if METADATA in record.files else None
         self._structure = self._read_structure()
         self._known: dict[Filter | None, Allowed | None] = {}
@@ -90,7 +93,17 @@ class Segment:
         data = path.read_bytes()  # compared whatever the size of the index: a wrong row would show much later, or never
         if hashlib.sha256(data).hexdigest() != self.record.files[path.name].sha256:
             raise damaged(path)
-        return np.frombuffer(data, dtype="<i8").astype(np.int64, copy=False)
+        if len(data) != 8 * self.record.deleted:
+            raise damaged(path)
+        rows = np.frombuffer(data, dtype="<i8").astype(np.int64, copy=False)
+        if rows[0] < 0 or rows[-1] >= self.record.count or not (np.diff(rows) > 0).all():
+            raise damaged(path)
+        return rows
+
+    def _check_size(self, name: str, width: int) -> None:
+        """Make sure that a file has `width` bytes for each passage."""
+        if (self.folder / name).stat().st_size != width * self.record.count:
+            raise damaged(self.folder / name)
 
     def _read_structure(self) -> Structure | None:
         if self.record.structure is None:

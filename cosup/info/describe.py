@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosup.data.folders import TEXT_SUFFIXES
+from cosup.data.paths import looked_up
 from cosup.data.reading import read_passages
 from cosup.data.sources import Kind, kind_of
 from cosup.errors import InputError, UsageError, did_you_mean
@@ -51,7 +52,7 @@ def describe(
     """
     path = Path(path)
     in_milvus = is_milvus_place(path)
-    if not in_milvus and not path.exists():
+    if not in_milvus and not looked_up(path).exists():
         raise InputError("no such file or folder", path)
     if verify and not in_milvus:
         return index_info(path, verify)

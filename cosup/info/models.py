@@ -57,6 +57,7 @@ def _shapes(file: Path) -> list[list[int]]:
             if length > file.stat().st_size:
                 raise ValueError("the head is longer than the file")
             head = json.loads(stream.read(length))
-    except (struct.error, ValueError) as error:
+        shapes = [[int(size) for size in tensor["shape"]] for name, tensor in head.items() if name != "__metadata__"]
+    except (struct.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError("damaged: not a safetensors file", file) from error
-    return [tensor["shape"] for name, tensor in head.items() if name != "__metadata__"]
+    return shapes

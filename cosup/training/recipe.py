@@ -11,12 +11,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import yaml
-
 from cosup.adapters import LoraSettings
 from cosup.data.encoding import PROMPT
 from cosup.data.templates import TEMPLATES
-from cosup.data.yaml_files import read_yaml
+from cosup.data.yaml_files import parse_value, read_yaml
 from cosup.errors import InputError, UsageError, did_you_mean
 
 TOP_KEYS = ("generator", "embedder", "adapters", "supervision", "data", "objective", "training")
@@ -234,10 +232,7 @@ def _check_data(settings: DataSettings, values: Mapping[str, Any], where: str) -
 
 
 def _override(record: dict[str, Any], key: str, value: str) -> None:
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--{key} {value}: the value is not valid YAML") from error
+    parsed = parse_value(key, value)
     part, name = place_of_key(key)
     if part is None:
         record[name] = parsed

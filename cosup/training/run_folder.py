@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import yaml
 
-from cosup.errors import UsageError
+from cosup.data.yaml_files import read_yaml
+from cosup.errors import InputError, UsageError
 from cosup.locks import LOCK, held_together
 from cosup.modeling import CoSupervisedModel
 from cosup.processes import barrier, gather_objects, rank, world_size
@@ -46,8 +47,8 @@ def same_recipe(folder: Path, recipe: Recipe) -> bool:
 def differences(folder: Path, recipe: Recipe) -> list[str] | None:
     """Return what a run folder's recipe says otherwise than another, as `data.max_length`; None where it has none."""
     try:
-        found = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = read_yaml(folder / "recipe.yaml")
+    except InputError:
         return None
     if not isinstance(found, dict):
         return None

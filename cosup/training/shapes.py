@@ -13,6 +13,7 @@ from typing import Any, cast
 import transformers
 from transformers import AutoConfig, GPT2Config, LlamaConfig, PreTrainedConfig
 
+from cosup.data.paths import looked_up
 from cosup.errors import UsageError
 from cosup.tokens import CONTROL_TOKENS
 
@@ -87,7 +88,7 @@ def read_shape(source: str) -> Shape:
     Raises:
         UsageError: nothing is there, or it cannot be read, or the hub cannot be reached.
     """
-    path = Path(source).expanduser()
+    path = looked_up(Path(source).expanduser())
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UsageError(f"no file '{source}'; expected a .gguf checkpoint")
@@ -125,18 +126,19 @@ def _fresh_rows(folder: Path, rows: int) -> int:
         added = {entry["content"]: int(entry["id"]) for entry in record["added_tokens"]}
         words = record["model"]["vocab"]
         ids = [*added.values(), *(words.values() if isinstance(words, dict) else range(len(words)))]
-    except (OSError, ValueError, KeyError, TypeError):
+        highest = max(ids, default=-1) + 1
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return len(CONTROL_TOKENS)
     fresh = sum(token not in added for token in CONTROL_TOKENS)
-    return max(0, max(ids, default=-1) + 1 + fresh - rows)
+    return max(0, highest + fresh - rows)
 
 
 @contextlib.contextmanager
 def _explained(source: str) -> Iterator[None]:
-    """Turn what the libraries raise for a configuration that cannot be read into one line."""
+    """Turn what the libraries raise for a configuration that cannot be read, which may be anything, into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"cannot read the configuration of '{source}': {reason}") from error
 
