@@ -18,13 +18,16 @@ import openai
 import pytest
 
 from cosup.errors import UsageError
+from cosup.index import faiss_index
 from cosup.index.faiss_index import FaissIndex
 from cosup.index.manifest import IndexManifest
+from cosup.locks import LOCK, held
 from cosup.modeling import CoSupervisedModel
 from cosup.records import Passage
 from cosup.serving.settings import Limits
 from tests import pairs
 from tests.serving.servers import NAME, Running, running, wait_for
+from tests.training.test_run_folder import full_disk
 
 ADMIN = {"Authorization": "Bearer root"}
 KEYS = {"admin_keys": frozenset({"root"})}
@@ -133,6 +136,23 @@ def test_passages_are_added_replaced_and_deleted(own_index: Path, toy_model: CoS
         assert server.ask("GET", "/v1/passages/w9", **ADMIN).status == 404
         assert "cosup_passages 16.0" in server.ask("GET", "/metrics", **ADMIN).body.decode()
     assert len(FaissIndex.load(own_index, None)) == 16
+
+
+def test_a_change_that_cannot_be_written_is_told_and_can_be_sent_again(
+    own_index: Path, toy_model: CoSupervisedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 where the disk is full or another process is at the index; searching goes on."""
+    monkeypatch.setattr(faiss_index, "_PATIENCE", 0.1)
+    with running(toy_model, own_index, **KEYS) as server:
+        with full_disk(100):
+            reply = server.ask("POST", "/v1/passages", {"passages": [NEW]}, **ADMIN)
+        assert (reply.status, reply.error["code"]) == (503, "unavailable")
+        with held(own_index / LOCK, "it is used"):
+            reply = server.ask("DELETE", "/v1/passages/w1", **ADMIN)
+        assert (reply.status, reply.error["code"]) == (503, "unavailable")
+        assert server.ask("POST", "/v1/search", {"query": "Red Tide"}, **ADMIN).status == 200
+        assert server.ask("POST", "/v1/passages", {"passages": [NEW]}, **ADMIN).json["passages"] == 17
+    assert len(FaissIndex.load(own_index, None)) == 17
 
 
 @pytest.mark.parametrize("passage_id", ["a/b", "place/a b", "\u00fc%2F?#", "..", "x" * 512])
