@@ -175,6 +175,9 @@ def fingerprint_of(folder: Path, settings: PairSettings, base_digest: str = "") 
         folder: `embedder/`.
         settings: the pair's.
         base_digest: of the base, where the folder holds an adapter.
+
+    Raises:
+        InputError: a file cannot be read.
     """
     own = f"{settings.similarity} {settings.max_passage_length}{base_digest}"
     if (settings.pooling, settings.passage_prompt) != (POOLINGS[0], ""):
@@ -182,8 +185,11 @@ def fingerprint_of(folder: Path, settings: PairSettings, base_digest: str = "") 
     digest = hashlib.sha256(own.encode())
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".safetensors", ".json")):
         digest.update(path.relative_to(folder).as_posix().encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror or error}", path) from error
     return digest.hexdigest()
 
 

@@ -112,9 +112,16 @@ def damaged(path: Path) -> InputError:
 
 
 def file_checksum(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal, without reading the file whole into memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return a file's SHA-256 in hexadecimal, without reading the file whole into memory.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", path) from error
 
 
 def checked_corpus(passages: Sequence[Passage]) -> dict[str, int]:

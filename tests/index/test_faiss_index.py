@@ -21,7 +21,7 @@ from cosup.data.store import PassageStore
 from cosup.data.writing import write_jsonl
 from cosup.errors import CosupError, InputError, UsageError
 from cosup.index import faiss_index, manifest
-from cosup.index.base import PARTIAL
+from cosup.index.base import PARTIAL, file_checksum
 from cosup.index.build import add_passages, build_index, building
 from cosup.index.embed import EmbedOptions
 from cosup.index.faiss_index import FaissIndex, check_folder
@@ -30,6 +30,7 @@ from cosup.index.manifest import IndexManifest
 from cosup.index.structures import IndexSettings
 from cosup.info.describe import describe
 from cosup.locks import LOCK, held
+from cosup.model_folder import PairSettings, fingerprint_of
 from cosup.records import Passage
 from tests.index.makers import MINE, OTHER, D, N, corpus, ids, small_integers, vectors
 
@@ -685,3 +686,14 @@ def test_a_stored_corpus_is_added_without_being_in_memory(tmp_path: Path, monkey
     monkeypatch.undo()
     assert list(FaissIndex.load(folder, MINE)) == corpus(600)
     assert len(index.manifest.segments) == 1  # type: ignore[attr-defined]
+
+
+def test_a_file_whose_reading_fails_is_named(tmp_path: Path) -> None:
+    """As on a broken disk: reading the beginning of this file is an input/output error."""
+    (tmp_path / "broken").symlink_to("/proc/self/mem")
+    with pytest.raises(InputError, match=r"broken: cannot be read: Input/output error"):
+        file_checksum(tmp_path / "broken")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").symlink_to("/proc/self/mem")
+    with pytest.raises(InputError, match=r"config\.json: cannot be read: Input/output error"):
+        fingerprint_of(tmp_path / "model", PairSettings())
