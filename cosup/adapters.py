@@ -58,50 +58,8 @@ class LoraSettings:
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
 
 
-class ControlEmbedding(nn.Module):
-    """A frozen embedding some of whose rows are learnt.
-
-    Args:
-        base_layer: the embedding.
-        ids: [K] the rows' tokens.
-        rows: [K, H] their embeddings, in place of the base's.
-    """
-
-    base_layer: Any
-    ids: torch.Tensor
-
-    def __init__(self, base_layer: nn.Module, ids: torch.Tensor, rows: nn.Parameter) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.rows = rows
-        self.register_buffer("ids", ids, persistent=False)
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The effective matrix [V, H], a copy."""
-        return _with_rows(self.base_layer.weight, self.ids, self.rows)
-
-    @property
-    def num_embeddings(self) -> int:
-        """Rows V of the matrix."""
-        return int(self.base_layer.weight.shape[0])
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Look tokens up: [..] -> [.., H]."""
-        plain: torch.Tensor = self.base_layer(input_ids)
-        hits = input_ids[..., None] == self.ids
-        rows = self.rows.to(plain.dtype) * getattr(self.base_layer, "embed_scale", 1.0)
-        return torch.where(hits.any(dim=-1, keepdim=True), hits.to(plain.dtype) @ rows, plain)
-
-
-class ControlHead(nn.Module):
-    """A frozen output head some of whose rows are learnt; a tied one shares them with the embedding.
-
-    Args:
-        base_layer: the head, a linear layer.
-        ids: [K] the rows' tokens.
-        rows: [K, H].
-    """
+class _LearntRows(nn.Module):
+    """A frozen layer with a matrix [V, H] some of whose rows are learnt."""
 
     base_layer: Any
     ids: torch.Tensor
@@ -116,6 +74,38 @@ class ControlHead(nn.Module):
     def weight(self) -> torch.Tensor:
         """The effective matrix [V, H], a copy through which gradients reach the rows."""
         return _with_rows(self.base_layer.weight, self.ids, self.rows)
+
+
+class ControlEmbedding(_LearntRows):
+    """A frozen embedding some of whose rows are learnt.
+
+    Args:
+        base_layer: the embedding.
+        ids: [K] the rows' tokens.
+        rows: [K, H] their embeddings, in place of the base's.
+    """
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows V of the matrix."""
+        return int(self.base_layer.weight.shape[0])
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Look tokens up: [..] -> [.., H]."""
+        plain: torch.Tensor = self.base_layer(input_ids)
+        hits = input_ids[..., None] == self.ids
+        rows = self.rows.to(plain.dtype) * getattr(self.base_layer, "embed_scale", 1.0)
+        return torch.where(hits.any(dim=-1, keepdim=True), hits.to(plain.dtype) @ rows, plain)
+
+
+class ControlHead(_LearntRows):
+    """A frozen output head some of whose rows are learnt; a tied one shares them with the embedding.
+
+    Args:
+        base_layer: the head, a linear layer.
+        ids: [K] the rows' tokens.
+        rows: [K, H].
+    """
 
     @property
     def bias(self) -> torch.Tensor | None:

@@ -51,8 +51,8 @@ NAMES = {
 SETTINGS = {
     "GenerationSettings": (
         *("max_new_tokens", "max_length", "do_sample", "temperature", "top_p", "seed", "ret_first", "ctx_truncate"),
-        *("max_retrievals", "top_k", "passages_per_retrieval", "min_score", "distinct_passages", "where"),
-        *("beam_size", "beam_passages", "beam_retrieval_weight", "draft_tokens"),
+        *("max_retrievals", "top_k", "read", "min_score", "distinct", "where"),
+        *("beam", "beam_passages", "beam_retrieval_weight", "draft_tokens"),
     ),
     "LoraSettings": ("r", "alpha", "dropout", "target_modules"),
     "PairSettings": (

@@ -66,7 +66,7 @@ WRITING: Mapping[str, tuple[Any, Any]] = {
     ),
     "max_retrievals": (Annotated[int, typer.Option("--max-retrievals", help="Searches in an answer at most.")], 8),
     "top_k": (Annotated[int, typer.Option("--top-k", help="Hits kept of each search.")], 10),
-    "passages_per_retrieval": (
+    "read": (
         Annotated[int, typer.Option("--read", help="Passages read after each search; a claim cites them all.")],
         1,
     ),
@@ -77,7 +77,7 @@ WRITING: Mapping[str, tuple[Any, Any]] = {
         ],
         None,
     ),
-    "distinct_passages": (
+    "distinct": (
         Annotated[bool, typer.Option("--distinct", help="Never read a passage twice in one answer.")],
         False,
     ),
@@ -92,7 +92,7 @@ WRITING: Mapping[str, tuple[Any, Any]] = {
         ],
         None,
     ),
-    "beam_size": (
+    "beam": (
         Annotated[int, typer.Option("--beam", help="Partial answers kept at each search; 1: the first hit.")],
         1,
     ),

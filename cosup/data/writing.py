@@ -60,6 +60,15 @@ def _open_draft(target: Path, draft: Path) -> IO[str]:
         raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
     """Write a JSON object for people to read, whole or not at all. Raises as `atomic_open`."""
     text = json.dumps(record, ensure_ascii=False, indent=2)

@@ -1,7 +1,7 @@
 """Segment beam: several passages are tried at each `[Ret]`, and what the model writes from each decides.
 
 A segment goes from one `[Ret]` to the next. When all partial answers of a question wait at `[Ret]` or are done, the
-best `beam_size` stay, and each that waits goes on with each of its `beam_passages` best hits (compare Self-RAG; Asai et
+best `beam` stay, and each that waits goes on with each of its `beam_passages` best hits (compare Self-RAG; Asai et
 al., 2024). The score of a partial answer is the mean log-probability of the tokens that it wrote, plus
 `beam_retrieval_weight` times the mean log-probability of its passages, each among the hits of its own search.
 """
@@ -39,8 +39,8 @@ class Beam:
     def prune(self) -> list[Row]:
         """Keep the best; return the others. What cannot go on loses to its equal that is done."""
         ranked = sorted(self.rows, key=lambda row: (-self.score(row), row.stage is not Stage.DONE))
-        self.rows = ranked[: self.settings.beam_size]
-        return ranked[self.settings.beam_size :]
+        self.rows = ranked[: self.settings.beam]
+        return ranked[self.settings.beam :]
 
     def score(self, row: Row) -> float:
         """Return a partial answer's score; see the top of the file."""

@@ -44,11 +44,11 @@ class Choices:
         """Return the token that a row writes after its state of this number."""
         at = self._first[id(row)] + number
         same = row.banned() == self._banned[id(row)]
-        if same and not row.settings.do_sample and row.settings.beam_size == 1:
+        if same and not row.settings.do_sample and row.settings.beam == 1:
             return self._greedy[at]
         logits = self._logits[at] if same else self._again(at, row.banned())
         token = _sample(row, logits.cpu()) if row.settings.do_sample else int(logits.argmax())
-        if row.settings.beam_size > 1:
+        if row.settings.beam > 1:
             row.likelihood.text += float(torch.log_softmax(logits, dim=-1)[token])
             row.likelihood.tokens += 1
         return token

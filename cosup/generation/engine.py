@@ -108,7 +108,7 @@ class Engine:
         news = self.events(row)
         while scheduler.busy:
             done = scheduler.step()
-            if row.settings.beam_size == 1:
+            if row.settings.beam == 1:
                 yield from news.news()
             elif done:
                 yield from self.events(done[0]).news()

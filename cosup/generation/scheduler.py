@@ -118,7 +118,7 @@ class Scheduler:
             self.rows.append(row)
             self.cache.enter()
             on_the_way += 1
-            if row.settings.beam_size > 1:
+            if row.settings.beam > 1:
                 self._beams[id(row)] = Beam(row)
 
     def _drop(self, row: Row) -> None:
@@ -149,7 +149,7 @@ class Scheduler:
         waiting: dict[int, list[Row]] = {}
         for row in self.rows:
             if row.stage is Stage.RETRIEVING and self._may_search(row):
-                passed_over = len(row.read_ids) if row.settings.distinct_passages else 0
+                passed_over = len(row.read_ids) if row.settings.distinct else 0
                 waiting.setdefault(row.settings.top_k + passed_over, []).append(row)
         for most, rows in waiting.items():
             self._search(rows, most)
@@ -168,7 +168,7 @@ class Scheduler:
                     self._search([row], most)
             return
         for row, hits in zip(rows, found, strict=True):
-            read = row.read_ids if row.settings.distinct_passages else ()
+            read = row.read_ids if row.settings.distinct else ()
             try:
                 self._go_on(row, [hit for hit in hits if hit.passage_id not in read][: row.settings.top_k])
             except Exception as error:
@@ -200,7 +200,7 @@ class Scheduler:
         elif id(row) in self._beams:
             self._branch(row, hits, min(len(near), row.settings.beam_passages))
         else:
-            read = near[: row.settings.passages_per_retrieval]
+            read = near[: row.settings.read]
             row.read(hits, [self.codec.passage(hit.passage_id) for hit in read])
 
     # -- beams -----------------------------------------------------------------------------------------------------

@@ -24,11 +24,11 @@ class GenerationSettings:
         ctx_truncate: drop a passage from the context once its claim is closed; later text sees claims only.
         max_retrievals: `[Ret]` is banned after this many.
         top_k: hits kept for each `[Ret]`.
-        passages_per_retrieval: how many of them are read, best first; the claim is cited to all that were read.
+        read: how many of them are read, best first; the claim is cited to all that were read.
         min_score: similarity below which a hit is not read; where none is left nothing is cited, and the text goes on.
-        distinct_passages: never read a passage twice in one answer.
+        distinct: never read a passage twice in one answer.
         where: what a passage's metadata must meet.
-        beam_size: partial answers kept at each `[Ret]`; 1 keeps the first hit alone. See `beam.py`.
+        beam: partial answers kept at each `[Ret]`; 1 keeps the first hit alone. See `beam.py`.
         beam_passages: hits that each of them is continued with.
         beam_retrieval_weight: of the retrieval's score beside the text's likelihood.
         draft_tokens: tokens at most that are copied from what was read and checked in one step, greedy or sampled; it
@@ -45,11 +45,11 @@ class GenerationSettings:
     ctx_truncate: bool = False
     max_retrievals: int = 8
     top_k: int = 10
-    passages_per_retrieval: int = 1
+    read: int = 1
     min_score: float | None = None
-    distinct_passages: bool = False
+    distinct: bool = False
     where: Filter | None = None
-    beam_size: int = 1
+    beam: int = 1
     beam_passages: int = 2
     beam_retrieval_weight: float = 1.0
     draft_tokens: int = 16
@@ -70,16 +70,14 @@ class GenerationSettings:
         self._check_reading()
 
     def _check_reading(self) -> None:
-        if self.passages_per_retrieval > self.top_k:
-            raise UsageError(
-                f"passages_per_retrieval is {self.passages_per_retrieval}, more than top_k {self.top_k}; raise top_k"
-            )
-        if self.beam_size > 1 and self.do_sample:
-            raise UsageError("beam_size above 1 is a search for the best answer; leave out do_sample")
-        if self.beam_size > 1 and self.passages_per_retrieval > 1:
-            raise UsageError("beam_size above 1 reads one passage at a time; leave out passages_per_retrieval")
+        if self.read > self.top_k:
+            raise UsageError(f"read is {self.read}, more than top_k {self.top_k}; raise top_k")
+        if self.beam > 1 and self.do_sample:
+            raise UsageError("beam above 1 is a search for the best answer; leave out do_sample")
+        if self.beam > 1 and self.read > 1:
+            raise UsageError("beam above 1 reads one passage at a time; leave out read")
         if not 0 <= self.beam_retrieval_weight < math.inf:
             raise UsageError(f"beam_retrieval_weight is {self.beam_retrieval_weight}; expected a number of at least 0")
 
 
-_AT_LEAST_1 = ("max_new_tokens", "max_retrievals", "top_k", "passages_per_retrieval", "beam_size", "beam_passages")
+_AT_LEAST_1 = ("max_new_tokens", "max_retrievals", "top_k", "read", "beam", "beam_passages")

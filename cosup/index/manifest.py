@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from cosup.data.paths import looked_up
+from cosup.data.writing import sync_folder
 from cosup.errors import InputError
 from cosup.index.base import MANIFEST, PARTIAL, damaged, file_checksum
 from cosup.version import __version__
@@ -232,15 +233,6 @@ class IndexManifest:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(record.size for segment in self.segments for record in segment.files.values())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_files(folder: Path) -> dict[str, FileRecord]:

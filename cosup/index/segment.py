@@ -25,9 +25,10 @@ import numpy as np
 
 from cosup.data.store import PassageStore
 from cosup.data.store_layout import MANIFEST as STORE
+from cosup.data.writing import sync_folder
 from cosup.index.base import Vectors, damaged
 from cosup.index.filters import Filter
-from cosup.index.manifest import FileRecord, IndexManifest, SegmentRecord, sync_files, sync_folder
+from cosup.index.manifest import FileRecord, IndexManifest, SegmentRecord, sync_files
 from cosup.index.metadata import CODES as METADATA
 from cosup.index.metadata import Metadata, MetadataWriter
 from cosup.index.structures import FILE as STRUCTURE

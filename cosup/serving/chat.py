@@ -39,6 +39,7 @@ from cosup.serving.settings import Limits
 COLDEST = 0.01  # below it sampling takes the likeliest token anyway
 _MARKS = re.compile(r"\s?\[\d+\]")
 _TURNS = {"user": "User", "assistant": "Assistant"}
+_ALIKE = ("top_k", "min_score", "ret_first", "max_retrievals", "read", "distinct")  # as in `GenerationSettings`
 _QUESTION = "question"  # its id, as on the command line: a seed then gives the same answer
 
 
@@ -81,16 +82,9 @@ def settings_of(request: ChatRequest, own: GenerationSettings, limits: Limits) -
     sampled = changes.get("do_sample", own.do_sample)
     if request.seed is not None or sampled:
         changes["seed"] = random.getrandbits(31) if request.seed is None else request.seed
-    named = {
-        "top_k": options.top_k,
-        "min_score": options.threshold,
-        "ret_first": options.ret_first,
-        "max_retrievals": options.max_retrievals,
-        "passages_per_retrieval": options.read,
-        "distinct_passages": options.distinct,
-        "where": filter_of(options.filter, "cosup.filter"),
-    }
-    changes |= {name: value for name, value in named.items() if value is not None}
+    changes |= {name: value for name in _ALIKE if (value := getattr(options, name)) is not None}
+    if (where := filter_of(options.filter, "cosup.filter")) is not None:
+        changes["where"] = where
     try:
         return replace(own, **changes)
     except UsageError as error:

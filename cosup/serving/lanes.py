@@ -54,7 +54,7 @@ class Lane:
         except InputError as error:
             raise ApiError(400, str(error), "cosup.candidates", "no_such_passage") from None
         job.row, job.prompt_tokens, job.stream = row, len(row.pending), None
-        if job.live and job.settings.beam_size == 1:  # of a beam nothing is certain before the end
+        if job.live and job.settings.beam == 1:  # of a beam nothing is certain before the end
             job.stream = self.engine.events(row)
         self.jobs[row.origin] = job
         self.scheduler.add(row)

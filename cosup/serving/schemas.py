@@ -86,7 +86,7 @@ class CosupOptions(Request):
     """How an answer retrieves: what no other API has a field for."""
 
     top_k: int | None = Field(None, ge=1, le=100, description="Hits kept of each search.")
-    threshold: Number | None = Field(None, description="Score of the best hit below which nothing is read and cited.")
+    min_score: Number | None = Field(None, description="Score of the best hit below which nothing is read and cited.")
     ret_first: bool | None = Field(None, description="Retrieve before the first word.")
     candidates: list[PassageId] | None = Field(
         None, min_length=1, max_length=10_000, description="Ids of the passages that the search is limited to."

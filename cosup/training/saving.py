@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cosup.data.writing import sync_folder
 from cosup.errors import UsageError
 from cosup.mishaps import disk_trouble
 
@@ -66,7 +67,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -155,16 +156,7 @@ def _place(draft: Path, folder: Path) -> None:
         folder.rename(older)
     draft.rename(folder)
     shutil.rmtree(older, ignore_errors=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(folder.parent)
 
 
 def _untouched(path: Path, error: BaseException) -> UsageError:

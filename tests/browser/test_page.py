@@ -171,7 +171,7 @@ def test_the_whole_page_is_reached_by_tab(server: Running, browser: Any) -> None
     for _ in range(40):
         tab.page.keyboard.press("Tab")
         seen.append(tab.page.evaluate("(document.activeElement.id || document.activeElement.className || 'body')"))
-    for wanted in ("theme", "claim", "question", "send", "share", "decoding", "top-k", "threshold", "ret-first"):
+    for wanted in ("theme", "claim", "question", "send", "share", "decoding", "top-k", "min-score", "ret-first"):
         assert wanted in seen, wanted
     assert seen.index("theme") < seen.index("claim") < seen.index("question")
     tab.close()
@@ -221,13 +221,13 @@ def test_controls_reach_the_request(server: Running, browser: Any) -> None:
     assert tab.sent[0]["cosup"] == {"hits": True}
     tab.page.select_option("#decoding", "sampled")
     tab.page.fill("#top-k", "3")
-    tab.page.fill("#threshold", "0.25")
+    tab.page.fill("#min-score", "0.25")
     tab.page.check("#ret-first")
     tab.page.click("#new")
     tab.ask()
     tab.done()
     assert tab.sent[1]["temperature"] == 0.7
-    assert tab.sent[1]["cosup"] == {"hits": True, "top_k": 3, "ret_first": True, "threshold": 0.25}
+    assert tab.sent[1]["cosup"] == {"hits": True, "top_k": 3, "ret_first": True, "min_score": 0.25}
     assert tab.page.locator(".searches > ol > li").first.locator(".hits button").count() == 3
     tab.close()
 
@@ -288,12 +288,12 @@ def test_errors_are_told_in_plain_words(toy: Path, toy_model: CoSupervisedModel,
         server.wait_until_idle(3)
         tab.ask("why " * 600)
         tab.until("document.getElementById('notice').textContent.includes('tokens')")
-        tab.page.fill("#threshold", "9")
+        tab.page.fill("#min-score", "9")
         tab.ask()
         tab.done()
         assert "No passage was near enough to be cited" in tab.page.locator(".remark").last.inner_text()
         assert tab.page.locator("li.nothing").count() > 0
-        tab.page.fill("#threshold", "")
+        tab.page.fill("#min-score", "")
         tab.page.click("#new")
         scheduler = server.served.runner._lanes[-1].scheduler
         step = scheduler.step

@@ -52,8 +52,8 @@ def _reencode(known: Known, question: Question, settings: GenerationSettings) ->
             state = model.hidden_states(torch.tensor([context]), torch.ones(1, len(context), dtype=torch.long))[0, -1:]
             if context[-1] == control.ret:
                 hits = known.index.search(model.to_query(state).numpy(), settings.top_k, [question.candidates])[0]
-                found = [h.passage_id for h in hits if not (settings.distinct_passages and h.passage_id in read)]
-                chosen = found[: settings.passages_per_retrieval]
+                found = [h.passage_id for h in hits if not (settings.distinct and h.passage_id in read)]
+                chosen = found[: settings.read]
                 read += chosen
                 retrievals += 1
                 claim_start = len(context) - 1
@@ -90,10 +90,8 @@ def _tokens(known: Known, answer: Answer) -> list[str]:
         GenerationSettings(max_new_tokens=60, ret_first=True),
         GenerationSettings(max_new_tokens=60, ctx_truncate=True),
         GenerationSettings(max_new_tokens=60, max_retrievals=1),
-        GenerationSettings(max_new_tokens=60, passages_per_retrieval=2, max_retrievals=2),
-        GenerationSettings(
-            max_new_tokens=60, passages_per_retrieval=2, max_retrievals=2, distinct_passages=True, top_k=8
-        ),
+        GenerationSettings(max_new_tokens=60, read=2, max_retrievals=2),
+        GenerationSettings(max_new_tokens=60, read=2, max_retrievals=2, distinct=True, top_k=8),
     ],
     ids=["plain", "ret_first", "ctx_truncate", "one_retrieval", "read_two", "distinct"],
 )
@@ -107,7 +105,7 @@ def test_the_kept_cache_equals_full_reencoding(known: Known, settings: Generatio
         assert [i for i in written if i not in (control.ret, control.ce)] == [i for p in row.pieces for i in p.ids]
         assert read == [hit.passage_id for p in row.pieces if p.hits for hit in p.hits[: p.read]]
         assert row.finish_reason != "context"  # which `_reencode` knows nothing of
-    if settings.passages_per_retrieval > 1:  # which the pairs never saw in training: they may retrieve but once
+    if settings.read > 1:  # which the pairs never saw in training: they may retrieve but once
         assert all(p.read == 2 for row in rows for p in row.pieces if p.hits)
     elif settings.max_retrievals > 1:
         assert any(row.retrievals >= 2 for row in rows)
@@ -115,7 +113,7 @@ def test_the_kept_cache_equals_full_reencoding(known: Known, settings: Generatio
 
 def test_what_a_beam_writes_is_what_the_model_writes_after_the_same_passages(known: Known) -> None:
     """Rows that were copied and pruned: each token is the likeliest where its context is encoded anew."""
-    engine = Engine(known.model, known.index, GenerationSettings(max_new_tokens=60, beam_size=2, beam_passages=3))
+    engine = Engine(known.model, known.index, GenerationSettings(max_new_tokens=60, beam=2, beam_passages=3))
     control = known.model.control
     scheduler = engine.scheduler(2)
     for question in UNEVEN[:3]:

@@ -84,8 +84,8 @@ def check_a_mix(known: Known, data: st.DataObject) -> None:
                 seed=5,
                 ret_first=data.draw(st.booleans()),
                 top_k=data.draw(st.sampled_from([2, 5])),
-                passages_per_retrieval=data.draw(st.sampled_from([1, 1, 2])),
-                distinct_passages=data.draw(st.booleans()),
+                read=data.draw(st.sampled_from([1, 1, 2])),
+                distinct=data.draw(st.booleans()),
                 min_score=data.draw(st.sampled_from([None, None, 2.0])),
                 max_retrievals=data.draw(st.sampled_from([1, 3, 8])),
             )
@@ -196,7 +196,7 @@ def test_a_cancelled_row_frees_its_place(known: Known) -> None:
 
 def test_cancelling_a_beam_takes_all_of_it_out_and_what_is_done_stays(known: Known) -> None:
     """Whichever of its partial answers are left."""
-    engine = Engine(known.model, known.index, replace(PLAIN, beam_size=2, beam_passages=3))
+    engine = Engine(known.model, known.index, replace(PLAIN, beam=2, beam_passages=3))
     scheduler, row = engine.scheduler(2), engine.row(QUESTIONS[0])
     scheduler.add(row)
     while len(scheduler.rows) < 2:
@@ -239,7 +239,7 @@ def test_what_a_row_finds_does_not_depend_on_how_many_hits_others_want(known: Kn
 
 
 def test_several_passages_are_read_for_one_claim_and_all_are_cited(known: Known) -> None:
-    engine = Engine(known.model, known.index, replace(PLAIN, passages_per_retrieval=2, ret_first=True))
+    engine = Engine(known.model, known.index, replace(PLAIN, read=2, ret_first=True))
     scheduler, row = engine.scheduler(1), engine.row(QUESTIONS[0])
     scheduler.add(row)
     while scheduler.busy:
@@ -270,10 +270,10 @@ def test_below_the_threshold_nothing_is_read_and_nothing_cited(known: Known) -> 
 
 
 def test_hits_below_the_threshold_are_not_read_beside_one_above_it(known: Known) -> None:
-    asked = replace(PLAIN, ret_first=True, max_retrievals=1, passages_per_retrieval=3)
+    asked = replace(PLAIN, ret_first=True, max_retrievals=1, read=3)
     first, second = Engine(known.model, known.index, asked).generate([QUESTIONS[0]])[0].retrievals[0].hits[:2]
     between = replace(asked, min_score=(first.score + second.score) / 2)
-    for own in (between, replace(between, passages_per_retrieval=1, beam_size=2, beam_passages=3)):
+    for own in (between, replace(between, read=1, beam=2, beam_passages=3)):
         answer = Engine(known.model, known.index, own).generate([QUESTIONS[0]])[0]
         assert answer.retrievals[0].read == 1
         assert {c.passage_id for c in answer.citations} <= {first.passage_id}
@@ -325,7 +325,7 @@ def test_no_passage_is_read_twice(known: Known) -> None:
     stubborn = Stubborn(known.model, known.index)
     twice = Engine(known.model, stubborn, replace(PLAIN, top_k=1)).generate([QUESTIONS[0]])[0]
     assert [r.hits[0].passage_id for r in twice.retrievals][:2] == ["w0", "w0"]
-    once = Engine(known.model, stubborn, replace(PLAIN, top_k=1, distinct_passages=True)).generate([QUESTIONS[0]])[0]
+    once = Engine(known.model, stubborn, replace(PLAIN, top_k=1, distinct=True)).generate([QUESTIONS[0]])[0]
     assert [r.hits[0].passage_id for r in once.retrievals][:2] == ["w0", "p0"]
 
 
@@ -365,13 +365,13 @@ def test_a_beam_of_one_is_greedy_and_a_wider_one_finds_what_is_likelier(known: K
     question = QUESTIONS[0]
     greedy = Engine(known.model, misled, PLAIN).generate([question])[0]
     assert greedy.citations[0].passage_id != question.gold_ids[0]
-    beam = Engine(known.model, misled, replace(PLAIN, beam_size=2, beam_passages=2, max_retrievals=3))
+    beam = Engine(known.model, misled, replace(PLAIN, beam=2, beam_passages=2, max_retrievals=3))
     both = beam.generate([question, QUESTIONS[2]], batch_size=2)
     alone = [beam.generate([q])[0] for q in (question, QUESTIONS[2])]
     assert [told(a) for a in both] == [told(a) for a in alone]
     assert tuple(c.passage_id for c in both[0].citations) == question.gold_ids
     assert both[0].answer == question.answers[0]
-    narrow = replace(PLAIN, beam_size=2, beam_passages=1)
+    narrow = replace(PLAIN, beam=2, beam_passages=1)
     plain = Engine(known.model, known.index, PLAIN).generate(QUESTIONS)
     assert [told(a) for a in Engine(known.model, known.index, narrow).generate(QUESTIONS)] == [told(a) for a in plain]
 
@@ -389,11 +389,11 @@ def test_the_chances_of_a_branch_are_those_among_all_hits() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"passages_per_retrieval": 11}, "more than top_k 10"),
-        ({"passages_per_retrieval": 0}, "passages_per_retrieval is 0"),
+        ({"read": 11}, "more than top_k 10"),
+        ({"read": 0}, "read is 0"),
         ({"min_score": math.nan}, "min_score is nan"),
-        ({"beam_size": 2, "do_sample": True}, "leave out do_sample"),
-        ({"beam_size": 2, "passages_per_retrieval": 2}, "leave out passages_per_retrieval"),
+        ({"beam": 2, "do_sample": True}, "leave out do_sample"),
+        ({"beam": 2, "read": 2}, "leave out read"),
         ({"beam_retrieval_weight": -1.0}, "beam_retrieval_weight is -1.0"),
         ({"draft_tokens": -1}, "draft_tokens is -1"),
     ],
@@ -432,7 +432,7 @@ def test_events_come_in_order_and_say_what_the_answer_says(known: Known) -> None
 
 
 def test_a_beam_tells_all_at_the_end(known: Known) -> None:
-    engine = Engine(known.model, known.index, replace(PLAIN, beam_size=2))
+    engine = Engine(known.model, known.index, replace(PLAIN, beam=2))
     events = list(engine.stream(QUESTIONS[0]))
     assert [type(e) for e in events].count(Finished) == 1
     assert told(events[-1].answer) == told(engine.generate([QUESTIONS[0]])[0])  # type: ignore[union-attr]

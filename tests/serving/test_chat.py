@@ -150,7 +150,7 @@ def test_options_reach_the_engine(server: Running) -> None:
     assert [len(r["hits"]) for r in plain["cosup"]["retrievals"]] == [10, 10]
     few = server.chat(cosup={"hits": True, "top_k": 2, "max_retrievals": 1}).json
     assert [len(r["hits"]) for r in few["cosup"]["retrievals"]] == [2]
-    abstained = server.chat(cosup={"threshold": 2.0}).json
+    abstained = server.chat(cosup={"min_score": 2.0}).json
     assert abstained["choices"][0]["message"]["annotations"] == []
     assert {r["read"] for r in abstained["cosup"]["retrievals"]} == {0}
     limited = server.chat(cosup={"candidates": ["w3", "p3"]}).json
@@ -189,7 +189,7 @@ def test_the_servers_own_settings_hold_where_a_request_says_nothing(toy: Any, to
 
 def test_a_server_may_try_several_passages(toy: Any, toy_model: CoSupervisedModel) -> None:
     """With a beam: whole and streamed alike, the engine's answer; in a stream all of it comes at the end."""
-    own = GenerationSettings(beam_size=2, beam_passages=2)
+    own = GenerationSettings(beam=2, beam_passages=2)
     with running(toy_model, toy / "index", writing=own) as found:
         expected = Engine(toy_model, found.served.corpus.index, own).generate([Question("question", ASKED)])[0]
         whole = found.chat(ASKED).json
@@ -289,7 +289,7 @@ def test_what_clients_send_by_habit_is_taken(server: Running) -> None:
         ({"messages": []}, "messages", "messages: "),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "messages.0.role: "),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None, "messages.0.content"),
-        ({"cosup": {"read": 5, "top_k": 2}}, "cosup", "passages_per_retrieval is 5, more than top_k 2"),
+        ({"cosup": {"read": 5, "top_k": 2}}, "cosup", "read is 5, more than top_k 2"),
         ({"cosup": {"filter": {"year": {"gtt": 1}}}}, "cosup.filter", "gtt"),
         (
             {"cosup": {"filter": {"year": float("nan")}}},

@@ -112,7 +112,7 @@ function requestFor(text) {
     messages: [...earlier, { role: "user", content: text }],
     max_tokens: number("tokens"),
     temperature,
-    cosup: { hits: true, top_k: number("top-k"), threshold: number("threshold"), ret_first: at("ret-first").checked || undefined },
+    cosup: { hits: true, top_k: number("top-k"), min_score: number("min-score"), ret_first: at("ret-first").checked || undefined },
   };
 }
 
