@@ -23,7 +23,7 @@ from cosup.generation.events import ClaimClosed, EventStream, Finished, answer_o
 from cosup.generation.predict import predict
 from cosup.generation.rows import Piece, Row, Stage
 from cosup.generation.settings import GenerationSettings
-from cosup.info import describe
+from cosup.info.describe import describe
 from cosup.records import Answer, Hit, Passage, Question
 from cosup.tokens import ControlTokenIds
 from tests.fuzz.damage import as_json, cases

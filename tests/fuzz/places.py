@@ -22,7 +22,7 @@ from cosup.index.faiss_index import FaissIndex
 from cosup.index.filters import Filter
 from cosup.index.manifest import FileRecord, IndexManifest
 from cosup.index.milvus_state import MilvusState
-from cosup.info import describe
+from cosup.info.describe import describe
 from cosup.model_folder import load_projection, read_model_record
 from cosup.modeling import CoSupervisedModel
 from cosup.pooling import Dense

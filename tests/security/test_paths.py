@@ -21,7 +21,7 @@ from cosup.evaluation.suites import load_suite
 from cosup.experiments.plan import load_experiment
 from cosup.index.faiss_index import FaissIndex
 from cosup.index.manifest import FileRecord, IndexManifest
-from cosup.info import describe
+from cosup.info.describe import describe
 from cosup.model_folder import read_model_record
 from cosup.records import Passage
 from cosup.sentence_folder import dense_layers, read_sentence_folder
