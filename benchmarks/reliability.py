@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from training import about
 from cosup.data.writing import write_json
 
 RECORDS = Path(__file__).parents[1] / "docs" / "reliability"
+AT = re.compile(r"at [0-9a-f]{7,}\+?: ")
 KINDS = ("fault", "fuzz", "soak", "security")
 
 
@@ -24,7 +27,7 @@ class Trial:
         name: of the record, and of its file.
         tried: one line.
         times: how often.
-        found: what went wrong, a line each; what has been mended since says so.
+        found: what went wrong, a line each.
         holds: what holds now, in one line.
         seconds: that it took.
     """
@@ -53,7 +56,21 @@ class Trial:
         return {**own, "command": command, "environment": origin}
 
     def write(self, words: Sequence[str], folder: Path = RECORDS) -> Path:
-        """Write the record as `NAME.json` into a folder and return its path."""
-        path = folder / f"{self.name}.json"
-        write_json(path, self.record(words))
+        """Write the record as `NAME.json` into a folder and return its path.
+
+        What an earlier record there has found, and this one not, stays, with the commit that it was found at.
+        """
+        path, record = folder / f"{self.name}.json", self.record(words)
+        if path.is_file():
+            record["found"] += earlier(json.loads(path.read_text(encoding="utf-8")), record)
+        write_json(path, record)
         return path
+
+
+def earlier(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what an earlier record has found and a new one not, each line with the commit that it was found at."""
+    commit = before["environment"]["commit"]
+    if commit == now["environment"]["commit"]:
+        return []
+    lines = [line if AT.match(line) else f"at {commit}: {line}" for line in before["found"]]
+    return [line for line in lines if AT.sub("", line) not in now["found"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import
 import reliability_page
 from reliability import KINDS, RECORDS, Trial
 
+AT_LAST = ("1234567+: a lost file", "0123456: a torn file")
 TRIED = Trial("fault", "kill-train", "kill -9 while | it trains", 1200, ["a torn file"], "as if nothing had been", 61.2)
 
 
@@ -31,6 +33,24 @@ def test_a_record_becomes_a_row_with_its_command_and_where_it_ran(tmp_path: Path
     assert "python benchmarks/faults.py kill-train  # 61 s" in text
     assert f"Commit {record['environment']['commit']}; {record['environment']['hardware']}; torch " in text
     assert text.count("\n## ") == 1
+
+
+def test_what_was_found_before_stays_with_its_commit(tmp_path: Path) -> None:
+    """Also when what came after has found nothing, twice."""
+    words = ["benchmarks/faults.py", "kill-train"]
+    path = TRIED.write(words, tmp_path)
+    for commit in ("0123456", "1234567+", "2345678"):
+        record = json.loads(path.read_text())
+        record["environment"]["commit"] = commit
+        path.write_text(json.dumps(record))
+        found = ["a lost file"] if commit == "0123456" else []
+        replace(TRIED, found=found).write(words, tmp_path)
+    assert json.loads(path.read_text())["found"] == ["at " + line for line in AT_LAST]
+
+
+def test_a_row_shows_a_few_of_what_was_found(tmp_path: Path) -> None:
+    record = replace(TRIED, found=list("abcde")).record(["x.py"])
+    assert "| a; b; c; and 2 more in the record |" in reliability_page.page([record])
 
 
 def test_every_kind_has_its_part_in_the_order_of_kinds(tmp_path: Path) -> None:
