@@ -42,3 +42,21 @@ def test_every_kind_of_command_is_among_them() -> None:
     code = "\n".join(code for _, code in BLOCKS)
     for command in ("ask", "train", "index", "generate", "evaluate", "info", "convert", "experiment", "serve"):
         assert re.search(rf"^cosup {command} ", code, flags=re.MULTILINE), command
+
+
+@pytest.mark.parametrize(
+    ("section", "commands"),
+    [
+        ("Ask", ["ask"]),
+        ("Train on your own data", ["info", "train"]),
+        ("Index your own documents", ["index", "ask"]),
+        ("Evaluate", ["index", "generate", "evaluate"]),
+        ("Serve", ["serve"]),
+    ],
+)
+def test_each_step_begins_with_one_block_to_copy_that_runs(section: str, commands: list[str]) -> None:
+    """It is the section's first block and marked, so that the test above runs it as it is."""
+    text = README.read_text(encoding="utf-8").split(f"\n## {section}\n")[1].split("\n## ")[0]
+    before, _, code = text.partition("```sh\n")
+    assert before.endswith("<!-- test -->\n")
+    assert re.findall(r"^cosup (\w+) ", code.split("```")[0], flags=re.MULTILINE) == commands
