@@ -237,16 +237,24 @@ def _attend_long(
     return out[0].transpose(0, 1)
 
 
+@dataclass
+class _Going:
+    """What the layers of a cache share; apart from it, so that nothing refers to itself and memory is freed at once."""
+
+    most: int
+    layout: SlotLayout | None = None
+
+
 class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer, [slots, K, capacity, D] each, grown as needed.
 
     Args:
-        owner: the cache, which knows where new tokens belong.
+        going: where new tokens belong; its cache's.
     """
 
-    def __init__(self, owner: SlotCache) -> None:
+    def __init__(self, going: _Going) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.owner = owner
+        self.going = going
         self.stored: list[torch.Tensor] = []
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -260,7 +268,7 @@ class SlotLayer(CacheLayerMixin):
         """Put a flat row's new keys and values [1, K, T and filling, D] into their slots; return all slots."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        layout = self.owner.layout
+        layout = self.going.layout
         assert layout is not None
         self._reserve(layout.slots, layout.longest)
         for stored, new in zip(self.stored, (key_states, value_states), strict=True):
@@ -279,7 +287,7 @@ class SlotLayer(CacheLayerMixin):
         have, room = self.stored[0].shape[0], self.stored[0].shape[2]
         if slots <= have and length <= room:
             return
-        slots = have if slots <= have else max(slots, min(2 * have, self.owner.most))
+        slots = have if slots <= have else max(slots, min(2 * have, self.going.most))
         room = room if length <= room else -(-max(length, room + room // 2) // _ROOM) * _ROOM
         self.stored = [_grown(states, slots, room) for states in self.stored]
 
@@ -312,10 +320,18 @@ class SlotCache(Cache):
     """
 
     def __init__(self, layers: int, most: int) -> None:
-        self.most = most
-        self.layout: SlotLayout | None = None
-        self._own = [SlotLayer(self) for _ in range(layers)]
+        self._going = _Going(most)
+        self._own = [SlotLayer(self._going) for _ in range(layers)]
         super().__init__(layers=list(self._own))
+
+    @property
+    def layout(self) -> SlotLayout | None:
+        """Where the new tokens of the forward that is going on belong."""
+        return self._going.layout
+
+    @layout.setter
+    def layout(self, layout: SlotLayout | None) -> None:
+        self._going.layout = layout
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of a slot to another."""

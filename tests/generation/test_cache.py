@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from functools import lru_cache
 from typing import Any
 
@@ -101,6 +103,23 @@ def test_states_are_those_of_each_row_alone(kind: Any, family: str, data: st.Dat
                 found = rows.feed(chunks)
             model.check(chunks, found)
             assert rows.lengths == [len(row) for row in model.rows]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [SlotRows, PaddedRows])
+def test_keys_and_values_are_freed_with_their_rows(kind: Any) -> None:
+    """Without the garbage collector, which may leave them for hours: a server makes new rows with each change."""
+    gc.collect()
+    gc.disable()
+    try:
+        rows = kind(generator("llama"), MOST)
+        rows.enter()
+        rows.feed([[5, 6, 7]])
+        kept = weakref.ref(rows.cache)
+        del rows
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_slots_are_taken_where_they_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
