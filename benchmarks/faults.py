@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=20, help="how often a fault strikes")
     parser.add_argument("--seed", type=int, default=0, help="of moments and sizes")
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder for the records")
+    parser.add_argument("--more", action="store_true", help="add to the record that is there; take another seed")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
@@ -128,7 +129,7 @@ def struck(bench: Bench, name: str, case: Case, asked: argparse.Namespace) -> li
     told = sorted({line.replace(f"{bench.folder}/", "") for line in findings.found})
     trial = Trial("fault", name, case.tried, findings.times, told, case.holds, seconds)
     command = ["benchmarks/faults.py", name, "--times", str(asked.times), "--seed", str(asked.seed)]
-    path = trial.write(command, asked.records)
+    path = trial.write(command, asked.records, adds=asked.more)
     logger.info("%s: %d times, %d found, %s: %s", name, findings.times, len(findings.found), findings.notes, path)
     return findings.found
 

@@ -55,16 +55,35 @@ class Trial:
         own = {**vars(self), "found": list(self.found), "seconds": round(self.seconds, 1)}
         return {**own, "command": command, "environment": origin}
 
-    def write(self, words: Sequence[str], folder: Path = RECORDS) -> Path:
+    def write(self, words: Sequence[str], folder: Path = RECORDS, adds: bool = False) -> Path:
         """Write the record as `NAME.json` into a folder and return its path.
 
         What an earlier record there has found, and this one not, stays, with the commit that it was found at.
+
+        Args:
+            words: see `record`.
+            folder: where to.
+            adds: add what was tried to an earlier record of the same commit: long trials come in pieces.
         """
         path, record = folder / f"{self.name}.json", self.record(words)
         if path.is_file():
-            record["found"] += earlier(json.loads(path.read_text(encoding="utf-8")), record)
+            before = json.loads(path.read_text(encoding="utf-8"))
+            record = together(before, record) if adds and same_place(before, record) else record
+            record["found"] += earlier(before, record)
         write_json(path, record)
         return path
+
+
+def same_place(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records are of the same commit, machine and versions."""
+    return bool(one["environment"] == other["environment"])
+
+
+def together(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one record of two pieces of the same trial."""
+    found = list(dict.fromkeys([*before["found"], *now["found"]]))
+    numbers = {"times": before["times"] + now["times"], "seconds": round(before["seconds"] + now["seconds"], 1)}
+    return {**now, **numbers, "found": found, "command": f"{before['command']}; {now['command']}"}
 
 
 def earlier(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

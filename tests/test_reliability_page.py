@@ -48,6 +48,16 @@ def test_what_was_found_before_stays_with_its_commit(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["found"] == ["at " + line for line in AT_LAST]
 
 
+def test_pieces_of_a_trial_are_one_record(tmp_path: Path) -> None:
+    words = ["benchmarks/faults.py", "kill-train", "--seed"]
+    TRIED.write([*words, "0"], tmp_path, adds=True)
+    more = replace(TRIED, times=34, found=["a torn file", "a lost file"], seconds=8.8)
+    record = json.loads(more.write([*words, "1"], tmp_path, adds=True).read_text())
+    assert (record["times"], record["seconds"], record["found"]) == (1234, 70.0, ["a torn file", "a lost file"])
+    command = "python benchmarks/faults.py kill-train --seed"
+    assert record["command"] == f"{command} 0; {command} 1"
+
+
 def test_a_row_shows_a_few_of_what_was_found(tmp_path: Path) -> None:
     record = replace(TRIED, found=list("abcde")).record(["x.py"])
     assert "| a; b; c; and 2 more in the record |" in reliability_page.page([record])
