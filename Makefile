@@ -7,13 +7,14 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test check format docs
+.PHONY: help demo test check format docs fuzz
 
 help:
 	@echo "make demo    run the demo: train a small pair, index, answer, measure (results in runs/demo)"
 	@echo "make test    run the tests"
 	@echo "make check   run ruff and mypy"
 	@echo "make format  format the code"
+	@echo "make fuzz    try damaged input on everything that reads; an hour or more (records in docs/reliability)"
 	@echo "make docs    build the documentation into site/ (open site/index.html)"
 
 demo: $(READY)
@@ -35,6 +36,10 @@ format: $(READY)
 docs: $(READY)
 	@$(PIP_INSTALL) -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
+
+fuzz: $(READY)
+	@$(PIP_INSTALL) -e '.[fuzz]'
+	$(BIN)/python benchmarks/fuzz.py
 
 # torch goes first, by its exact pin: a build of that version that is at hand locally (a CPU-only one) then serves.
 $(READY): pyproject.toml constraints.txt

@@ -294,10 +294,12 @@ STATE = {
     "format": 1,
 }
 
-PLACES = (
+INDEXES = (
     _of("index-manifest", "index.json", _manifest),
     *(_of(f"index-{file.replace('-*', '').replace('.', '-')}", file, _file_of_index(file)) for file in INDEX_FILES),
     Target("milvus-state", _milvus_state, cases([as_json(STATE)], STATE), (as_json(STATE),)),
+)
+MODELS = (
     _of("model-record", "model/cosup.json", _file_of_model("cosup.json", _record)),
     *(
         _of(

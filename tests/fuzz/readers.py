@@ -405,7 +405,7 @@ def _line(value: Any) -> bytes:
     return as_json(value) + b"\n"
 
 
-READERS = (
+OWN = (
     _own("passages", read_passages, PASSAGE),
     _own("questions", read_questions, QUESTION),
     _own("examples", read_examples, EXAMPLE),
@@ -421,6 +421,6 @@ READERS = (
     Target("markdown", _folder(".md"), cases(MARKDOWN), MARKDOWN),
     Target("text", _folder(".txt"), cases(MARKDOWN), MARKDOWN),
     Target("parquet", _parquet, st.one_of(TABLES, damaged_bytes([WHOLE_TABLE])), (WHOLE_TABLE,)),
-    *(_published(name, form, file) for name, form in PUBLISHED.items() for file in form.files),
 )
+FORMATTED = tuple(_published(name, form, file) for name, form in PUBLISHED.items() for file in form.files)
 assert {form.name or name for name, form in PUBLISHED.items()} == FORMATS.keys() - {"folder", "parquet"}

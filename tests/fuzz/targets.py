@@ -1,14 +1,24 @@
-"""All targets by name."""
+"""All targets: by group, and by name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from tests.fuzz.https import HTTPS
 from tests.fuzz.outputs import OUTPUTS
-from tests.fuzz.places import PLACES
-from tests.fuzz.readers import READERS
+from tests.fuzz.places import INDEXES, MODELS
+from tests.fuzz.readers import FORMATTED, OWN
 from tests.fuzz.running import Target
 from tests.fuzz.yamls import YAMLS
 
-ALL = (*READERS, *YAMLS, *OUTPUTS, *PLACES, *HTTPS)
-TARGETS: dict[str, Target] = {target.name: target for target in ALL}
-assert len(TARGETS) == len(ALL)
+GROUPS: Mapping[str, Sequence[Target]] = {
+    "data": OWN,
+    "formats": FORMATTED,
+    "settings": YAMLS,
+    "outputs": OUTPUTS,
+    "indexes": INDEXES,
+    "models": MODELS,
+    "http": HTTPS,
+}
+TARGETS: dict[str, Target] = {target.name: target for group in GROUPS.values() for target in group}
+assert len(TARGETS) == sum(map(len, GROUPS.values()))
