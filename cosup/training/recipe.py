@@ -38,6 +38,7 @@ OBJECTIVE_KEYS = (
     "hard_negatives_depth",
     "hard_negatives_every",
 )
+SECRETS = {"hub_token": "HF_TOKEN"}  # what a recipe would keep and show: the variable where it belongs
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -195,7 +196,7 @@ def known_keys() -> dict[str, tuple[str, ...]]:
     return {
         "data": tuple(f.name for f in fields(DataSettings)),
         "objective": OBJECTIVE_KEYS,
-        "training": tuple(f.name for f in fields(CoSupervisionConfig) if f.init and f.name not in taken),
+        "training": tuple(f.name for f in fields(CoSupervisionConfig) if f.init and f.name not in {*taken, *SECRETS}),
     }
 
 
@@ -232,8 +233,8 @@ def _check_data(settings: DataSettings, values: Mapping[str, Any], where: str) -
 
 
 def _override(record: dict[str, Any], key: str, value: str) -> None:
-    parsed = parse_value(key, value)
     part, name = place_of_key(key)
+    parsed = parse_value(key, value)
     if part is None:
         record[name] = parsed
         return
@@ -251,6 +252,7 @@ def place_of_key(key: str) -> tuple[str | None, str]:
         UsageError: there is no such key; the message has the nearest one.
     """
     key = key.replace("-", "_")
+    _refuse_secret(key.rpartition(".")[2], f"--{key}")
     known = known_keys()
     if key in TOP_KEYS and key not in known:
         return None, key
@@ -270,8 +272,15 @@ def place_of_key(key: str) -> tuple[str | None, str]:
 
 def _check_keys(record: Mapping[str, Any], known: Sequence[str], where: str, prefix: str) -> None:
     for key in record:
+        _refuse_secret(str(key), f"{where}: {prefix}{key}")
         if key not in known:
             raise UsageError(f"{where}: unknown key '{prefix}{key}'{did_you_mean(str(key), known)}")
+
+
+def _refuse_secret(name: str, shown: str) -> None:
+    """Refuse a setting whose value nobody should read; it is not shown."""
+    if name in SECRETS:
+        raise UsageError(f"{shown} is a secret, which a recipe would keep and show; set the variable {SECRETS[name]}")
 
 
 def _check_types(values: Mapping[str, Any], where: str, prefix: str) -> None:
