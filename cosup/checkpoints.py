@@ -39,6 +39,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     with explained(source), quietly():
         loader: Any = PreTrainedTokenizerFast if _has_own_tokenizer(Path(folder)) else AutoTokenizer
         tokenizer = loader.from_pretrained(folder, **options)
+    for name in ("is_local", "local_files_only"):  # how it was found: else saved again, it would be another's file
+        tokenizer.init_kwargs.pop(name, None)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise UsageError(f"the tokenizer of '{source}' has neither a pad nor an end-of-sequence token")

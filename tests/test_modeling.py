@@ -82,6 +82,8 @@ def test_saved_and_loaded_gives_the_same_numbers(family: str, similarity: str, t
     rows = [model.encode_passage(text) for text in TEXTS]
     assert [again.encode_passage(text) for text in TEXTS] == rows
     assert torch.equal(again.embed_ids(rows), model.embed_ids(rows))
+    again.save_pretrained(tmp_path / "copy")
+    assert again.fingerprint == model.fingerprint, "a model that is loaded and saved still has its index"
     ids, mask = pad_right([[5, 6, 7, 8], [9, 4]], 0)
     with torch.no_grad():
         assert torch.equal(again.hidden_states(ids, mask), model.hidden_states(ids, mask))
