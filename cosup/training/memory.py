@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -239,6 +240,7 @@ def _fused_attention(
 AttentionInterface.register(_ATTENTION, _fused_attention)
 
 
+@cache
 def head_bytes(vocabulary: int, width: int, tokens: int, chunk: int, settings: PackSettings) -> int:
     """Return the most bytes that the NTP loss takes for one pack: chunks of logits, and the head's gradient.
 

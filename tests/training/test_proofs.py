@@ -18,7 +18,9 @@ from tests.training.examples import MIXED
 from tests.training.pairings import PAIRINGS, options_of, set_dropout, start
 
 Weights = dict[str, torch.Tensor]
-QUICK = ("llama+llama", "gpt2+qwen2", "shared", "one-base", "frozen")  # the other pairings resume in the slow tests
+QUICK = ("llama+llama", "gpt2+qwen2", "shared", "one-base", "frozen")
+#: Every pairing; those that are not quick run in the slow tests.
+EVERY = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in PAIRINGS]
 # In half precision layers are lean, rows are rounded up, and the last layer runs for what is read alone.
 HALVED = ("llama+qwen2", "two-bases")
 
@@ -42,7 +44,7 @@ def _config(folder: Path, **more: Any) -> CoSupervisionConfig:
 @pytest.mark.parametrize(
     ("name", "half"),
     [
-        *(pytest.param(name, False, marks=[] if name in QUICK else pytest.mark.slow) for name in PAIRINGS),
+        *(pytest.param(*own.values, False, marks=own.marks) for own in EVERY),
         *((name, True) for name in HALVED),
     ],
 )
@@ -115,7 +117,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=PAIRINGS)
+@pytest.fixture(params=EVERY)
 def pairing(request: pytest.FixtureRequest, bases: Path) -> tuple[CoSupervisedModel, dict[str, Any]]:
     name: str = request.param
     options = options_of(name) | {"train_sampling_strategy": "group_by_length"}  # the order of padded rows
@@ -142,7 +144,9 @@ def test_grad_cache_is_plain_with_dropout(pairing: tuple[CoSupervisedModel, dict
     assert _step(model, tmp_path, **options, seed=7, data_seed=42)[1] != plain[1]
 
 
-@pytest.mark.parametrize("name", [*HALVED, "shared", "one-base"])
+@pytest.mark.parametrize(
+    "name", [*HALVED, *(pytest.param(name, marks=pytest.mark.slow) for name in ("shared", "one-base"))]
+)
 def test_in_half_precision_a_step_is_the_same_however_it_is_run(name: str, bases: Path, tmp_path: Path) -> None:
     """Proof 3 as far as half precision goes; where the same numbers are rounded, as in float32, dropout included."""
     model, options = start(bases, name), options_of(name) | {"train_sampling_strategy": "group_by_length", "bf16": True}

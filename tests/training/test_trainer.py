@@ -45,8 +45,22 @@ def _after_one_sgd_step(folder: Path, size: int, steps: int, **more: Any) -> tup
     return {name: before[name] - p.detach() for name, p in model.named_parameters()}, logged
 
 
-@pytest.mark.parametrize("supervision", ["ntp+nsp", "ntp", "nsp"])
-@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.fixture(scope="module", params=["ntp+nsp", "ntp", "nsp"])
+def supervision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=["default", "paper"])
+def objective(request: pytest.FixtureRequest, supervision: str) -> dict[str, Any]:
+    return {**PRESETS[request.param], "supervision": supervision}
+
+
+@pytest.fixture(scope="module")
+def whole(objective: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], float]:
+    """Return the gradient and the loss of all examples in one padded batch."""
+    return _after_one_sgd_step(tmp_path_factory.mktemp("whole"), len(MIXED), 1, packing=False, **objective)
+
+
 @pytest.mark.parametrize(
     ("size", "steps", "budget", "packing"),
     [
@@ -59,17 +73,21 @@ def _after_one_sgd_step(folder: Path, size: int, steps: int, **more: Any) -> tup
     ],
 )
 def test_accumulated_and_packed_equal_the_whole_padded_batch(
-    supervision: str, preset: str, size: int, steps: int, budget: int | None, packing: bool, tmp_path: Path
+    whole: tuple[dict[str, torch.Tensor], float],
+    objective: dict[str, Any],
+    size: int,
+    steps: int,
+    budget: int | None,
+    packing: bool,
+    tmp_path: Path,
 ) -> None:
     """Proof 3: loss and every gradient, in-batch negatives over the whole step, an example without `[Ret]` included."""
-    more = {**PRESETS[preset], "supervision": supervision}
-    whole, whole_loss = _after_one_sgd_step(tmp_path, len(MIXED), 1, packing=False, **more)
     cut = {"micro_batch_tokens": budget, "packing": packing}
-    parts, parts_loss = _after_one_sgd_step(tmp_path, size, steps, **cut, **more)
-    assert parts_loss == pytest.approx(whole_loss, rel=1e-5)
-    largest = max(g.abs().max() for g in whole.values())
+    parts, parts_loss = _after_one_sgd_step(tmp_path, size, steps, **cut, **objective)
+    assert parts_loss == pytest.approx(whole[1], rel=1e-5)
+    largest = max(g.abs().max() for g in whole[0].values())
     assert largest > 1e-3
-    for name, gradient in whole.items():
+    for name, gradient in whole[0].items():
         assert torch.allclose(parts[name], gradient, atol=2e-5 * float(largest), rtol=1e-3), name
 
 
