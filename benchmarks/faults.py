@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -114,6 +115,7 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # disks in memory and scratch space go as well
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), asked.seed)

@@ -146,6 +146,7 @@ def _forked(work: Callable[[], int], log: Path, setup: Setup | None) -> Child:
         for number, end in ((1, ".out"), (2, ".err")):
             stream = os.open(log.with_suffix(end), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(stream, number)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if setup is not None:
             setup()
         code = work()
