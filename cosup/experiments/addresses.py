@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cosup.experiments.plan import Experiment, System
 from cosup.experiments.provenance import address_of
 from cosup.training.recipe import Recipe, load_recipe
 from cosup.training.run_folder import is_layout
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _DATA_FILES = ("passages", "questions", "examples", "eval_questions", "eval_examples")
 _STEP_SIZE = ("per_device_train_batch_size", "gradient_accumulation_steps")  # layout, but of what is in a step
@@ -68,12 +71,18 @@ def measurement_address(experiment: Experiment, system: System, trainings: tuple
     suite, choice = system.within(experiment.suite), system.retriever
     record: dict[str, Any] = {
         "trained": [folder_of(recipe).name for recipe in trainings],
-        "retriever": None if choice is None else asdict(choice) | {"name": choice.name if choice.is_words else ""},
-        "tasks": [asdict(task) | {"passages": len(task.passages), "questions": ""} for task in suite.tasks],
-        "settings": {name: asdict(settings) for name, settings in suite.settings.items()},
+        "retriever": None if choice is None else chosen(choice) | {"name": choice.name if choice.is_words else ""},
+        "tasks": [chosen(task) | {"passages": len(task.passages), "questions": ""} for task in suite.tasks],
+        "settings": {name: chosen(settings) for name, settings in suite.settings.items()},
         "precision": experiment.precision,
     }
     files: list[str | Path] = [file for task in suite.tasks for file in (*task.passages, task.questions)]
     if choice is not None and not choice.is_words:
         files.append(choice.separate or choice.name)
     return address_of(record, files)
+
+
+def chosen(settings: DataclassInstance) -> dict[str, Any]:
+    """Return the fields that are not as by default, so that a setting which comes later changes no address."""
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(settings)}
+    return {name: value for name, value in asdict(settings).items() if value != defaults[name]}
