@@ -1,4 +1,4 @@
-"""Write the tables of the documentation that come from code: the keys of a recipe, what `cosup info` says of recipes.
+"""Write the tables of the documentation that come from code: recipes' keys, what `cosup info` says of them, modules.
 
     python benchmarks/docs_tables.py
 
@@ -7,6 +7,7 @@ A table stands between `<!-- NAME -->` and `<!-- /NAME -->` on its page; the res
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import functools
@@ -209,9 +210,39 @@ def memory_table(columns: Iterable[Column]) -> str:
     return "\n".join([*lines, "", "```sh", commands, "```"])
 
 
+# -- architecture -----------------------------------------------------------------------------------------------------
+
+
+def rooms() -> list[tuple[str, bool]]:
+    """Return the rooms of the drawing in its order, and whether each is a folder."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    drawing = text.split("```\ncosup/\n")[1].split("```")[0]
+    return [(name, bool(slash)) for name, slash in re.findall(r"^  (\w+)(/?)", drawing, flags=re.MULTILINE)]
+
+
+def modules() -> str:
+    """A list for each room that is a folder: its modules, in the words of their docstrings."""
+    parts = []
+    for room in (name for name, is_folder in rooms() if is_folder):
+        folder = ROOT / "cosup" / room
+        files = sorted(file for file in folder.rglob("*.py") if file.stem != "__init__")
+        lines = [f"- `{file.relative_to(folder).with_suffix('').as_posix()}`: {first_line(file)}" for file in files]
+        parts.append("\n".join([f"**{room}/**", "", *lines]))
+    return "\n\n".join(parts)
+
+
+def first_line(file: Path) -> str:
+    """Return the first line of a module's docstring."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    if not text:
+        raise ValueError(f"{file} has no docstring")
+    return text.splitlines()[0]
+
+
 # -- pages ------------------------------------------------------------------------------------------------------------
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "docs/architecture.md": {"modules": modules},
     "docs/recipes.md": {
         "data-keys": data_keys,
         "adapter-keys": adapter_keys,

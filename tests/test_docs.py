@@ -25,6 +25,7 @@ from cosup.demo import run_demo
 from cosup.training.recipe import TOP_KEYS, known_keys
 from tests.blocks import marked_blocks, run_block
 from tests.commands import TOY_DEMO, Cosup
+from tests.test_layers import ROOMS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # where the scripts are that write pages
 
@@ -141,6 +142,29 @@ def test_the_tables_of_the_page_of_recipes_are_as_the_code_says() -> None:
     page = ROOT / "docs/recipes.md"
     text = page.read_text(encoding="utf-8")
     assert text == docs_tables.filled(text, docs_tables.TABLES["docs/recipes.md"])
+
+
+def test_the_drawing_of_the_house_has_its_rooms_in_their_order() -> None:
+    """As `tests/test_layers.py` holds them against the imports; a room with a slash is a folder."""
+    assert [name for name, _ in docs_tables.rooms()] == list(ROOMS)
+    for name, is_folder in docs_tables.rooms():
+        assert ((ROOT / "cosup" / name) if is_folder else (ROOT / f"cosup/{name}.py")).exists(), name
+
+
+def test_the_architecture_names_every_module_once() -> None:
+    """Single files in the drawing, the others in the lists; `python benchmarks/docs_tables.py` writes those anew."""
+    page = ROOT / "docs/architecture.md"
+    text = page.read_text(encoding="utf-8")
+    assert text == docs_tables.filled(text, docs_tables.TABLES["docs/architecture.md"])
+    listed, place = [f"{name}.py" for name, is_folder in docs_tables.rooms() if not is_folder], ""
+    for room, module in re.findall(r"^(?:\*\*(\w+)/\*\*|- `([\w/]+)`: .+)$", text, flags=re.MULTILINE):
+        place = room or place
+        listed += [f"{place}/{module}.py"] if module else []
+    files = {file.relative_to(ROOT / "cosup").as_posix() for file in (ROOT / "cosup").rglob("*.py")}
+    house = {file for file in files if not file.endswith("__init__.py") and file != "__main__.py"}
+    assert sorted(listed) == sorted(house)
+    for front in ("__init__", "__main__"):
+        assert text.count(f"`cosup/{front}.py`") == 1
 
 
 def test_the_page_of_recipes_has_every_key() -> None:
