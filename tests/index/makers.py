@@ -5,6 +5,7 @@ Another kind joins by a `Maker` in `MAKERS`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class Maker:
         name: of the test's parameter.
         build: place, passages, vectors [N, D] and similarity -> an index of embedder `MINE`.
         load: place and expected fingerprint -> the index that was built there.
+        copy: a place -> another that has no index yet; None where what is open cannot be copied.
         exact: whether a search finds the very nearest; else 90 of a hundred of them.
         stored: what becomes of vectors that are kept.
         marks: of pytest.
@@ -39,6 +41,7 @@ class Maker:
     name: str
     build: Callable[[Path, Sequence[Passage], np.ndarray, str], LiveIndex]
     load: Callable[[Path, str | None], LiveIndex]
+    copy: Callable[[Path, Path], object] | None = None
     exact: bool = True
     stored: Callable[[np.ndarray], np.ndarray] = np.asarray
     marks: tuple[Any, ...] = ()
@@ -53,7 +56,7 @@ def faiss_maker(kind: str, dtype: str = "float32") -> Maker:
         return FaissIndex.build(place, passages, vectors, MINE, similarity, IndexSettings(kind, dtype))
 
     stored = half if dtype == "float16" else np.asarray
-    return Maker(f"{kind} {dtype}", build, FaissIndex.load, kind == "flat", stored)
+    return Maker(f"{kind} {dtype}", build, FaissIndex.load, shutil.copytree, kind == "flat", stored)
 
 
 def milvus_maker(kind: str = "auto") -> Maker:
@@ -63,7 +66,7 @@ def milvus_maker(kind: str = "auto") -> Maker:
     def load(place: Path, fingerprint: str | None) -> LiveIndex:
         return MilvusIndex.load(place.with_suffix(".db"), fingerprint)
 
-    return Maker(f"milvus lite {kind}", build, load, kind == "auto", marks=(pytest.mark.milvus,))
+    return Maker(f"milvus lite {kind}", build, load, exact=kind == "auto", marks=(pytest.mark.milvus,))
 
 
 MAKERS = [
@@ -76,6 +79,35 @@ MAKERS = [
     milvus_maker("ivf-flat"),
     milvus_maker("hnsw"),
 ]
+
+
+class Shelf:
+    """Indexes that are built once, of whichever kind and vectors a test asks for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._places: dict[tuple[str, bytes], Path] = {}
+
+    def _place(self, maker: Maker, values: np.ndarray) -> Path:
+        key = maker.name, values.tobytes()
+        if key not in self._places:
+            place = self._folder / str(len(self._places)) / "index"
+            place.parent.mkdir()
+            maker.build(place, corpus(len(values)), values, "inner_product")
+            self._places[key] = place
+        return self._places[key]
+
+    def read(self, maker: Maker, values: np.ndarray | None = None) -> LiveIndex:
+        """Open the index of these vectors, which must not be changed."""
+        return maker.load(self._place(maker, vectors() if values is None else values), MINE)
+
+    def take(self, maker: Maker, place: Path, values: np.ndarray | None = None) -> LiveIndex:
+        """Open a copy of it at a place of the test's own, to be changed."""
+        values = vectors() if values is None else values
+        if maker.copy is None:
+            return maker.build(place, corpus(len(values)), values, "inner_product")
+        maker.copy(self._place(maker, values), place)
+        return maker.load(place, MINE)
 
 
 def all_makers() -> Any:

@@ -10,7 +10,6 @@ import pytest
 
 from cosup.errors import CosupError, InputError, UsageError
 from cosup.index import segment
-from cosup.index.base import LiveIndex
 from cosup.index.filters import Filter
 from cosup.records import Hit, Passage
 from tests.index.makers import (
@@ -19,6 +18,7 @@ from tests.index.makers import (
     D,
     Maker,
     N,
+    Shelf,
     all_makers,
     brute_force,
     corpus,
@@ -31,9 +31,9 @@ from tests.index.makers import (
 LEAST_RECALL = 0.9
 
 
-def built(maker: Maker, place: Path, values: np.ndarray | None = None) -> LiveIndex:
-    values = vectors() if values is None else values
-    return maker.build(place / "index", corpus(len(values)), values, "inner_product")
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return Shelf(tmp_path_factory.mktemp("shelf"))
 
 
 def assert_nearest(maker: Maker, found: Sequence[Sequence[Hit]], expected: Sequence[Sequence[str]]) -> None:
@@ -63,8 +63,8 @@ def assert_true_scores(maker: Maker, found: Sequence[Sequence[Hit]], queries: np
 
 @all_makers()
 @pytest.mark.parametrize("k", [1, 5, N, 1000])
-def test_search_finds_the_nearest(maker: Maker, tmp_path: Path, k: int) -> None:
-    index, queries = built(maker, tmp_path), vectors(40, seed=1)
+def test_search_finds_the_nearest(maker: Maker, shelf: Shelf, k: int) -> None:
+    index, queries = shelf.read(maker), vectors(40, seed=1)
     found = index.search(queries, k)
     assert_nearest(maker, found, [brute_force(maker.stored(vectors()), query, k) for query in queries])
     assert_true_scores(maker, found, queries, vectors())
@@ -73,17 +73,17 @@ def test_search_finds_the_nearest(maker: Maker, tmp_path: Path, k: int) -> None:
 
 @all_makers()
 @pytest.mark.parametrize("k", [1, 2, 10, 299])
-def test_equal_scores_come_in_the_order_of_the_corpus(maker: Maker, tmp_path: Path, k: int) -> None:
+def test_equal_scores_come_in_the_order_of_the_corpus(maker: Maker, shelf: Shelf, k: int) -> None:
     values, queries = small_integers(N, seed=2), small_integers(25, seed=3)
-    found = built(maker, tmp_path, values).search(queries, k)
+    found = shelf.read(maker, values).search(queries, k)
     assert_true_scores(maker, found, queries, values)
     if maker.exact:
         assert [ids(hits) for hits in found] == [brute_force(values, query, k) for query in queries]
 
 
 @all_makers()
-def test_all_passages_equal(maker: Maker, tmp_path: Path) -> None:
-    index = built(maker, tmp_path, np.ones((N, D), dtype=np.float32))
+def test_all_passages_equal(maker: Maker, shelf: Shelf) -> None:
+    index = shelf.read(maker, np.ones((N, D), dtype=np.float32))
     found = ids(index.search(np.ones((1, D), dtype=np.float32), 4)[0])
     assert len(found) == 4
     if maker.exact:
@@ -91,8 +91,8 @@ def test_all_passages_equal(maker: Maker, tmp_path: Path) -> None:
 
 
 @all_makers()
-def test_a_batch_of_queries_gives_what_each_gives_alone(maker: Maker, tmp_path: Path) -> None:
-    index, queries = built(maker, tmp_path), vectors(64, seed=1)
+def test_a_batch_of_queries_gives_what_each_gives_alone(maker: Maker, shelf: Shelf) -> None:
+    index, queries = shelf.read(maker), vectors(64, seed=1)
     together = index.search(queries, 5)
     assert together == [index.search(query[None], 5)[0] for query in queries]
     everything = index.search(queries, 5, candidates=[[f"p{i}" for i in range(N)]] * 64)
@@ -104,19 +104,19 @@ def test_a_batch_of_queries_gives_what_each_gives_alone(maker: Maker, tmp_path: 
 @all_makers()
 @pytest.mark.parametrize("k", [1, 40, N - 1])
 def test_a_filtered_batch_gives_what_each_gives_alone(
-    maker: Maker, tmp_path: Path, k: int, monkeypatch: pytest.MonkeyPatch
+    maker: Maker, shelf: Shelf, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where structures search under the filter as well, and some queries of a batch come upon too few."""
     monkeypatch.setattr(segment, "EXACT_UP_TO", 0)
-    index, queries, where = built(maker, tmp_path), vectors(40, seed=1), Filter.parse({"odd": True})
+    index, queries, where = shelf.read(maker), vectors(40, seed=1), Filter.parse({"odd": True})
     for filtered in (None, where):
         alone = [index.search(query[None], k, where=filtered)[0] for query in queries]
         assert index.search(queries, k, where=filtered) == alone
 
 
 @all_makers()
-def test_candidates_limit_each_search_and_are_searched_exactly(maker: Maker, tmp_path: Path) -> None:
-    index, queries = built(maker, tmp_path), vectors(5, seed=1)
+def test_candidates_limit_each_search_and_are_searched_exactly(maker: Maker, shelf: Shelf) -> None:
+    index, queries = shelf.read(maker), vectors(5, seed=1)
     chosen: list[list[str] | None] = [["p7", "p3", "p3"], [f"p{i}" for i in range(0, N, 2)], [], None, ["p299"]]
     found = index.search(queries, 3, chosen)
     rows = [None if c is None else [int(i[1:]) for i in c] for c in chosen]
@@ -129,8 +129,8 @@ def test_candidates_limit_each_search_and_are_searched_exactly(maker: Maker, tmp
 
 
 @all_makers()
-def test_equal_scores_among_candidates_come_in_the_order_of_the_corpus(maker: Maker, tmp_path: Path) -> None:
-    index = built(maker, tmp_path, np.ones((N, D), dtype=np.float32))
+def test_equal_scores_among_candidates_come_in_the_order_of_the_corpus(maker: Maker, shelf: Shelf) -> None:
+    index = shelf.read(maker, np.ones((N, D), dtype=np.float32))
     found = index.search(np.ones((1, D), dtype=np.float32), 2, [["p9", "p200", "p4"]])
     assert ids(found[0]) == ["p4", "p9"]
 
@@ -151,12 +151,12 @@ FILTERS = [
 @pytest.mark.parametrize("few_are_exact", [True, False])
 @pytest.mark.parametrize("record", FILTERS, ids=str)
 def test_a_filter_gives_k_hits_where_k_match(
-    maker: Maker, tmp_path: Path, record: dict[str, object], few_are_exact: bool, monkeypatch: pytest.MonkeyPatch
+    maker: Maker, shelf: Shelf, record: dict[str, object], few_are_exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With and without the short cut for few matches, so that structures search under a filter as well."""
     if not few_are_exact:
         monkeypatch.setattr(segment, "EXACT_UP_TO", 0)
-    index, queries, where = built(maker, tmp_path), vectors(20, seed=1), Filter.parse(record)
+    index, queries, where = shelf.read(maker), vectors(20, seed=1), Filter.parse(record)
     rows = [i for i, p in enumerate(corpus()) if where.holds(p.metadata)]
     found = index.search(queries, 10, where=where)
     assert_nearest(maker, found, [brute_force(maker.stored(vectors()), q, 10, rows) for q in queries])
@@ -166,17 +166,17 @@ def test_a_filter_gives_k_hits_where_k_match(
 
 
 @all_makers()
-def test_a_number_and_a_truth_value_are_different_filters(maker: Maker, tmp_path: Path) -> None:
+def test_a_number_and_a_truth_value_are_different_filters(maker: Maker, shelf: Shelf) -> None:
     """Asked one after the other, since an index may know the last filters' passages still."""
-    index, query = built(maker, tmp_path), vectors(1, seed=1)
+    index, query = shelf.read(maker), vectors(1, seed=1)
     number, truth = Filter.parse({"odd": 1}), Filter.parse({"odd": True})
     for where, hits in ((number, 0), (truth, 5), (number, 0)):
         assert len(index.search(query, 5, where=where)[0]) == hits
 
 
 @all_makers()
-def test_a_filter_and_candidates_go_together(maker: Maker, tmp_path: Path) -> None:
-    index, where = built(maker, tmp_path), Filter.parse({"odd": True})
+def test_a_filter_and_candidates_go_together(maker: Maker, shelf: Shelf) -> None:
+    index, where = shelf.read(maker), Filter.parse({"odd": True})
     found = index.search(vectors(2, seed=1), 5, [["p2", "p3", "p4", "p5"], None], where)
     assert sorted(ids(found[0])) == ["p3", "p5"]
     assert len(found[1]) == 5
@@ -184,13 +184,13 @@ def test_a_filter_and_candidates_go_together(maker: Maker, tmp_path: Path) -> No
 
 
 @all_makers()
-def test_no_queries_give_no_results(maker: Maker, tmp_path: Path) -> None:
-    assert built(maker, tmp_path).search(np.empty((0, D), dtype=np.float32), 3) == []
+def test_no_queries_give_no_results(maker: Maker, shelf: Shelf) -> None:
+    assert shelf.read(maker).search(np.empty((0, D), dtype=np.float32), 3) == []
 
 
 @all_makers()
-def test_wrong_searches_are_refused(maker: Maker, tmp_path: Path) -> None:
-    index, queries = built(maker, tmp_path), vectors(2)
+def test_wrong_searches_are_refused(maker: Maker, shelf: Shelf) -> None:
+    index, queries = shelf.read(maker), vectors(2)
     with pytest.raises(InputError, match="no passage 'nowhere' among the 300"):
         index.search(queries, 1, [["p1"], ["p2", "nowhere"]])
     with pytest.raises(UsageError, match="1 candidate lists for 2 queries"):
@@ -210,8 +210,8 @@ def test_wrong_searches_are_refused(maker: Maker, tmp_path: Path) -> None:
 
 
 @all_makers()
-def test_passages_come_back_as_they_were(maker: Maker, tmp_path: Path) -> None:
-    index = built(maker, tmp_path)
+def test_passages_come_back_as_they_were(maker: Maker, shelf: Shelf) -> None:
+    index = shelf.read(maker)
     assert list(index) == corpus()
     assert index.passage("p17") == corpus()[17]
     assert (len(index), index.dimension, index.embedder_fingerprint) == (N, D, MINE)
@@ -221,7 +221,7 @@ def test_passages_come_back_as_they_were(maker: Maker, tmp_path: Path) -> None:
 
 @all_makers()
 def test_opened_again_it_finds_the_same(maker: Maker, tmp_path: Path) -> None:
-    index, queries = built(maker, tmp_path), vectors(10, seed=4)
+    index, queries = maker.build(tmp_path / "index", corpus(), vectors(), "inner_product"), vectors(10, seed=4)
     again = maker.load(tmp_path / "index", MINE)
     assert again.search(queries, 5) == index.search(queries, 5)
     assert list(again) == corpus()
@@ -229,8 +229,8 @@ def test_opened_again_it_finds_the_same(maker: Maker, tmp_path: Path) -> None:
 
 
 @all_makers()
-def test_an_index_of_another_embedder_is_refused_by_name(maker: Maker, tmp_path: Path) -> None:
-    built(maker, tmp_path)
+def test_an_index_of_another_embedder_is_refused_by_name(maker: Maker, shelf: Shelf, tmp_path: Path) -> None:
+    shelf.take(maker, tmp_path / "index")
     with pytest.raises(InputError, match=f"embedder {MINE[:12]}, but the model's embedder is {OTHER[:12]}; run 'cosup"):
         maker.load(tmp_path / "index", OTHER)
     assert len(maker.load(tmp_path / "index", None)) == N
@@ -240,8 +240,8 @@ def test_an_index_of_another_embedder_is_refused_by_name(maker: Maker, tmp_path:
 
 
 @all_makers()
-def test_added_passages_are_found_at_once_and_after_opening_again(maker: Maker, tmp_path: Path) -> None:
-    index = built(maker, tmp_path, vectors()[:280])
+def test_added_passages_are_found_at_once_and_after_opening_again(maker: Maker, shelf: Shelf, tmp_path: Path) -> None:
+    index = shelf.take(maker, tmp_path / "index", vectors()[:280])
     before = index.identity
     index.add(corpus(20, first=280), vectors()[280:])
     assert index.identity != before
@@ -254,8 +254,8 @@ def test_added_passages_are_found_at_once_and_after_opening_again(maker: Maker, 
 
 
 @all_makers()
-def test_deleted_passages_are_never_found_again(maker: Maker, tmp_path: Path) -> None:
-    index, queries = built(maker, tmp_path), vectors(30, seed=1)
+def test_deleted_passages_are_never_found_again(maker: Maker, shelf: Shelf, tmp_path: Path) -> None:
+    index, queries = shelf.take(maker, tmp_path / "index"), vectors(30, seed=1)
     gone = [f"p{i}" for i in range(0, N, 3)]
     index.delete(gone)
     rows = [i for i in range(N) if i % 3]
@@ -271,8 +271,8 @@ def test_deleted_passages_are_never_found_again(maker: Maker, tmp_path: Path) ->
 
 
 @all_makers()
-def test_a_replaced_passage_has_its_new_text_vector_and_metadata(maker: Maker, tmp_path: Path) -> None:
-    index = built(maker, tmp_path)
+def test_a_replaced_passage_has_its_new_text_vector_and_metadata(maker: Maker, shelf: Shelf, tmp_path: Path) -> None:
+    index = shelf.take(maker, tmp_path / "index")
     far = np.full((1, D), 3.0, dtype=np.float32)
     index.replace(
         [Passage("p5", "New", "Now this.", {"lang": "fr"}), Passage("p900", "", "Also new.")], np.vstack([far, -far])
@@ -288,8 +288,8 @@ def test_a_replaced_passage_has_its_new_text_vector_and_metadata(maker: Maker, t
 
 
 @all_makers()
-def test_compacting_changes_nothing_but_the_room_it_takes(maker: Maker, tmp_path: Path) -> None:
-    index, queries = built(maker, tmp_path), vectors(30, seed=1)
+def test_compacting_changes_nothing_but_the_room_it_takes(maker: Maker, shelf: Shelf, tmp_path: Path) -> None:
+    index, queries = shelf.take(maker, tmp_path / "index"), vectors(30, seed=1)
     index.delete([f"p{i}" for i in range(20)])
     index.add(corpus(5, first=300), vectors(5, seed=9))
     left = list(index)
@@ -303,8 +303,8 @@ def test_compacting_changes_nothing_but_the_room_it_takes(maker: Maker, tmp_path
 
 
 @all_makers()
-def test_an_index_can_be_emptied_and_filled_again(maker: Maker, tmp_path: Path) -> None:
-    index = built(maker, tmp_path, vectors(3))
+def test_an_index_can_be_emptied_and_filled_again(maker: Maker, shelf: Shelf, tmp_path: Path) -> None:
+    index = shelf.take(maker, tmp_path / "index", vectors(3))
     index.delete(["p0", "p1", "p2", "p2"])
     assert (len(index), list(index)) == (0, [])
     assert index.search(vectors(2), 3) == [[], []]
@@ -316,8 +316,8 @@ def test_an_index_can_be_emptied_and_filled_again(maker: Maker, tmp_path: Path) 
 
 
 @all_makers()
-def test_wrong_changes_are_refused_and_change_nothing(maker: Maker, tmp_path: Path) -> None:
-    index = built(maker, tmp_path)
+def test_wrong_changes_are_refused_and_change_nothing(maker: Maker, shelf: Shelf, tmp_path: Path) -> None:
+    index = shelf.take(maker, tmp_path / "index")
     before = index.identity
     with pytest.raises(InputError, match="has a passage 'p7' already"):
         index.add([*corpus(1, first=500), *corpus(1, first=7)], vectors(2))
