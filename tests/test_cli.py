@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cosup.cli import main
 from cosup.commands.overrides import split_overrides
 from cosup.console import safe_text
 from cosup.data.writing import write_jsonl
@@ -197,24 +200,29 @@ def test_ask_streams_the_text_and_draws_what_it_cites(cosup: Cosup, tiny_world: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
-def test_ask_tells_in_a_terminal_what_it_reads(tiny_world: TinyWorld) -> None:
+def test_ask_tells_in_a_terminal_what_it_reads(tiny_world: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text and the searches between it, as they come; then the citations."""
     import pty
 
     words = ["ask", "--model", tiny_world.model, "--index", tiny_world.index, "--ret-first", "--max-new-tokens", "8"]
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "cosup", *map(str, words), "Where?"]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True) as process:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                shown += os.read(ours, 4096)
-            except OSError:  # what a terminal says at its end on Linux
-                break
+    shown: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # what a terminal says at its end on Linux
+            while piece := os.read(ours, 4096):
+                shown.append(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with os.fdopen(theirs, "w", encoding="utf-8") as terminal, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", terminal)
+        patched.setattr(sys, "stderr", terminal)
+        code = main([*map(str, words), "Where?"])
+    reader.join(60)
     os.close(ours)
-    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in shown.decode().splitlines()]
-    assert process.returncode == 0, lines
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in b"".join(shown).decode().splitlines()]
+    assert code == 0, lines
     told = next(place for place, line in enumerate(lines) if "reads " in line and " | " in line)
     title = re.sub(r" -?\d.*", "", lines[told].partition("reads ")[2])
     assert title

@@ -181,14 +181,14 @@ def test_records_are_mixed_across_the_file(tmp_path: Path) -> None:
 
 
 @each_kind
-@pytest.mark.parametrize("buffer", [1, 10, 32, 1000])
+@pytest.mark.parametrize("buffer", [1, 10, 1000])
 def test_a_stream_goes_on_as_if_it_had_not_stopped(
     make: Callable[[Path], list[Path]], buffer: int, tmp_path: Path
 ) -> None:
     sources = make(tmp_path)
     whole = [_epoch(_stream(sources, shuffle_buffer=buffer), epoch) for epoch in (0, 2)]
     stream = _stream(sources, shuffle_buffer=buffer)
-    places = random.Random(buffer).sample(range(COUNT), 6)
+    places = random.Random(buffer).sample(range(COUNT), 3)
     for place in (0, 1, buffer, COUNT - 1, COUNT, *places):
         for epoch, expected in zip((0, 2), whole, strict=True):
             assert _epoch(stream, epoch, place) == expected[place:], (epoch, place)
@@ -255,7 +255,7 @@ def test_workers_change_nothing(make: Callable[[Path], list[Path]], tmp_path: Pa
     stream.set_epoch(1)
     alone = list(_loader(stream))
     assert sorted(i for batch in alone for i in batch) == sorted(e.id for e in EXAMPLES)
-    for workers in (1, 2, 3):
+    for workers in (1, 3):
         assert list(_loader(stream, workers)) == alone
     for keep_places in (False, True):
         stream.skip(40, keep_places)
@@ -485,12 +485,14 @@ def test_a_wrong_row_is_named_with_its_number(tmp_path: Path) -> None:
 
 def test_an_error_in_a_worker_can_be_told_in_one_line(tmp_path: Path) -> None:
     path = _bad(tmp_path, '{"id": "x", "prompt": 3, "output": [{"text": "z"}]}')
+    items: Any = iter(_loader(_stream([path], batch_size=4), 2))
     with pytest.raises(InputError) as caught:
-        list(_loader(_stream([path], batch_size=4), 2))
+        list(items)
     told = told_plainly(caught.value)
     assert isinstance(told, InputError)
     assert str(told) == f"{path}:11: field 'prompt' is int 3; expected text"
     assert told_plainly(told) is told
+    items._shutdown_workers()  # left to the garbage collection, they are waited for 10 s
 
 
 def test_a_source_that_cannot_be_read_is_refused_at_once(tmp_path: Path) -> None:
