@@ -108,7 +108,7 @@ def evaluate_official(
         raise UsageError(f"--output is {output}; --format {name} writes a .json file, or report.json into a folder")
     if target.is_dir():
         raise UsageError(f"cannot write {target}: it is a folder; expected a file name")
-    from cosup.data.writing import atomic_open, write_jsonl
+    from cosup.data.writing import write_json, write_jsonl
     from cosup.evaluation.official import score_alce_file, score_kilt_file
 
     single = target.with_suffix(".per_question.jsonl")
@@ -123,8 +123,7 @@ def evaluate_official(
     settings |= {"gold": str(official["gold"])} if name == "kilt" else {}
     whole = {"metrics": metrics, "intervals": scored.intervals, **scored.record, "settings": settings}
     write_jsonl(single, scored.questions)
-    with atomic_open(target) as stream:
-        stream.write(json.dumps(whole, indent=2) + "\n")
+    write_json(target, whole)
     shell.tell(whole, _score_lines(metrics, scored.intervals))
     for line in _counted(scored.record):
         shell.note(line)

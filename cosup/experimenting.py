@@ -111,14 +111,13 @@ def run(shell: Shell, chosen: Chosen, load: Callable[[Path], CoSupervisedModel])
 
 def write_tables(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> None:
     """Write the tables and figures of what has been measured so far."""
-    from cosup.data.writing import atomic_open, write_json
+    from cosup.data.writing import write_json, write_text
     from cosup.experiments.table import collect, differences, markdown
 
     systems = collect(records)
     found = differences(systems, experiment.comparisons)
     write_json(experiment.output / "main.json", main_json(experiment, records, systems, found))
-    with atomic_open(experiment.output / "main.md") as stream:
-        stream.write(markdown(systems, found))
+    write_text(experiment.output / "main.md", markdown(systems, found))
     _draw(experiment, systems, records)
 
 

@@ -6,12 +6,13 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
 from cosup.data.paths import looked_up
-from cosup.errors import InputError, UsageError
+from cosup.errors import CosupError, InputError, UsageError
+from cosup.mishaps import disk_trouble
 
 
 class HasDict(Protocol):
@@ -26,38 +27,48 @@ JsonRecord: TypeAlias = HasDict | Mapping[str, Any]
 
 
 @contextmanager
-def atomic_open(path: str | Path) -> Iterator[IO[str]]:
-    """Open `path` for writing UTF-8 text; it changes only when the block ends without an error.
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a draft to write a file into; it takes the place of `path` when the block ends without an error.
 
-    The text goes to a hidden file beside `path`, which replaces `path` at the end and is removed on failure.
-    Folders above `path` are created.
+    The draft is hidden beside `path` and removed on failure; folders above are created, and links written through. At
+    the end file and folder are on the disk.
 
     Raises:
         UsageError: `path` is no place for a file, or writing failed (a full disk); what was there is untouched.
     """
     target = Path(os.path.realpath(looked_up(path)))
-    draft = target.with_name(f".{target.name[:50]}.{secrets.token_hex(4)}.tmp")
-    stream = _open_draft(target, draft)
-    try:
-        with stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(target)
-    except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _open_draft(target: Path, draft: Path) -> IO[str]:
+    draft = target.with_name(f".{target.name[:50]}.{secrets.token_hex(4)}.tmp")  # two processes may write the same
     if target.exists() and not target.is_file():
         raise UsageError(f"cannot write {target}: it is a folder or a device; expected a file name")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        return draft.open("x", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror or error}") from error
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(target)
+        sync_folder(target.parent)
+    except CosupError:
+        raise
+    except Exception as error:
+        reason = disk_trouble(error) or (isinstance(error, OSError) and (error.strerror or str(error)))
+        if not reason:
+            raise
+        raise untouched(target, reason) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_open(path: str | Path) -> Iterator[IO[str]]:
+    """Open a `whole_file` for writing UTF-8 text; raises as that does."""
+    with whole_file(path) as draft, draft.open("x", encoding="utf-8", newline="\n") as stream:
+        yield stream
+
+
+def untouched(path: Path, reason: str) -> UsageError:
+    """Return the error of what could not be written, and stands as it stood."""
+    return UsageError(f"cannot write {path}: {reason}; what was saved before is untouched")
 
 
 def sync_folder(folder: Path) -> None:
@@ -69,11 +80,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
-    """Write a JSON object for people to read, whole or not at all. Raises as `atomic_open`."""
-    text = json.dumps(record, ensure_ascii=False, indent=2)
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text, whole or not at all. Raises as `whole_file`."""
     with atomic_open(path) as stream:
-        stream.write(f"{text}\n")
+        stream.write(text)
+
+
+def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON object for people to read, whole or not at all. Raises as `whole_file`."""
+    text = json.dumps(record, ensure_ascii=False, indent=2)
+    write_text(path, f"{text}\n")
 
 
 def write_jsonl(path: str | Path, records: Iterable[JsonRecord]) -> int:

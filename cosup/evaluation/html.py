@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from cosup.data.writing import atomic_open
+from cosup.data.writing import write_text
 from cosup.errors import UsageError
 from cosup.evaluation import figures
 from cosup.evaluation.markup import Markup, element, escape_json, fill, join
@@ -51,8 +51,7 @@ def write_html(report: Report, passages: Mapping[str, Passage], path: Path, limi
         UsageError: the limit is negative, or `path` cannot be written to.
     """
     text, kept = render(report, passages, limit)
-    with atomic_open(path) as stream:
-        stream.write(text)
+    write_text(path, text)
     return kept
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosup.data.reading import check_references, read_all, read_answers, read_passages, read_questions
-from cosup.data.writing import atomic_open, write_json, write_jsonl
+from cosup.data.writing import write_json, write_jsonl, write_text
 from cosup.errors import CosupError, InputError
 from cosup.evaluation.html import write_html
 from cosup.evaluation.judging.base import Judge
@@ -262,8 +262,7 @@ def _answer(
     made.unlink(missing_ok=True)  # it must never stand beside answers that it did not make
     with bars(f"{task.name}: answering", "questions") as report:
         answers = predict.predict(engine, questions, done, identity, suite.batch_sizes[task.name], report)
-    with atomic_open(made) as stream:
-        stream.write(maker)
+    write_text(made, maker)
     return answers
 
 
@@ -309,6 +308,5 @@ def _write(suite: Suite, output: Path, rows: Sequence[TaskRow]) -> None:
         "averages": averages(rows),
         "intervals": average_intervals(rows),
     }
-    with atomic_open(output / "suite.md") as stream:
-        stream.write(suite_markdown(rows))
+    write_text(output / "suite.md", suite_markdown(rows))
     write_json(output / "suite.json", record)

@@ -16,7 +16,7 @@ import torch
 from cosup.data.collate import CoSupervisionCollator, model_inputs
 from cosup.data.reading import check_references, read_passages, read_questions
 from cosup.data.templates import question_to_example
-from cosup.data.writing import atomic_open
+from cosup.data.writing import write_text
 
 if TYPE_CHECKING:
     from cosup.experiments.plan import GeometrySettings
@@ -171,6 +171,4 @@ class Watcher:
         if step in (0, steps):
             found["projection"] = projection(spaces)
         kept = [record for record in known if record["step"] < step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_open(self.path) as stream:
-            stream.write(json.dumps([*kept, found]) + "\n")
+        write_text(self.path, json.dumps([*kept, found]) + "\n")

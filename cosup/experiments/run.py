@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cosup.data.jsonl import iter_jsonl
-from cosup.data.writing import atomic_open, write_json
+from cosup.data.writing import write_json, write_text
 from cosup.errors import InputError, UsageError
 from cosup.evaluation.scoring import IF_RETRIEVED
 from cosup.evaluation.suite_run import Means, check_suite, run_suite
@@ -184,8 +184,7 @@ def _keep(step: Step, kept: Path | None) -> None:
         return
     text, copy = step.record.read_text(encoding="utf-8"), kept / f"{step.address}.json"
     if not copy.is_file() or copy.read_text(encoding="utf-8") != text:
-        with atomic_open(copy) as stream:
-            stream.write(text)
+        write_text(copy, text)
 
 
 def _check_files(experiment: Experiment, waiting: Sequence[Step]) -> None:
@@ -320,5 +319,4 @@ def _timed(folder: Path) -> Iterator[None]:
     finally:
         before = _json(path) if path.is_file() else 0.0
         if folder.is_dir():
-            with atomic_open(path) as stream:
-                stream.write(f"{before + time.perf_counter() - began:.1f}\n")
+            write_text(path, f"{before + time.perf_counter() - began:.1f}\n")

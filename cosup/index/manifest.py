@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from cosup.data.paths import looked_up
-from cosup.data.writing import sync_folder
+from cosup.data.writing import sync_folder, write_text
 from cosup.errors import InputError
 from cosup.index.base import MANIFEST, PARTIAL, damaged, file_checksum
 from cosup.version import __version__
@@ -148,16 +147,7 @@ class IndexManifest:
 
     def commit(self, folder: Path) -> None:
         """Put this manifest in the place of the one in `folder`, at once and for good."""
-        draft = folder / f".{MANIFEST}.{secrets.token_hex(4)}.tmp"
-        try:
-            with draft.open("w", encoding="utf-8", newline="\n") as stream:
-                stream.write(self.text())
-                stream.flush()
-                os.fsync(stream.fileno())
-            draft.replace(folder / MANIFEST)
-        finally:
-            draft.unlink(missing_ok=True)
-        sync_folder(folder)
+        write_text(folder / MANIFEST, self.text())
 
     @classmethod
     def read(cls, folder: Path) -> IndexManifest:

@@ -11,8 +11,6 @@ Shapes: N passages, D dimensions, S passages of a shard.
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -22,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cosup.data.writing import whole_file
 from cosup.errors import UsageError
 from cosup.index.base import Vectors
 from cosup.mishaps import disk_trouble
@@ -115,13 +114,9 @@ class ShardFolder:
         Raises:
             UsageError: it cannot be written.
         """
-        draft = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")
+        with whole_file(path) as draft, draft.open("wb") as file:
+            np.save(file, np.asarray(vectors, dtype=self.dtype), allow_pickle=False)
         try:
-            with draft.open("wb") as file:
-                np.save(file, np.asarray(vectors, dtype=self.dtype), allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
             for older in self.folder.glob(f"{path.name.partition('-')[0]}-*.npy"):
                 if older != path:
                     older.unlink()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosup.training.saving import whole_file
+from cosup.data.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

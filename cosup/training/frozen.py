@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from cosup.data.writing import whole_file
 from cosup.modeling import CoSupervisedModel
 from cosup.processes import barrier, max_over, rank
 from cosup.records import Passage
-from cosup.training.saving import whole_file
 from cosup.training.sweep import embed_lists
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,6 @@ def passage_vectors(
         embedder.to(home)
         model.train(training)
         if rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as draft:
                 save_file({"vectors": table}, draft)
         barrier()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from cosup.data.reading import check_references, line_of, read_all, read_example
 from cosup.data.store import PassageStore
 from cosup.data.stream import StreamedExamples, StreamOrder, told_plainly
 from cosup.data.templates import question_to_example
+from cosup.data.writing import write_json
 from cosup.devices import has_fast_bfloat16
 from cosup.errors import NOTICE, CosupError, InputError, UsageError
 from cosup.model_folder import PairSettings
@@ -37,7 +37,7 @@ from cosup.training.run_folder import (
     same_recipe,
     save_whole,
 )
-from cosup.training.saving import last_complete_checkpoint, remove_drafts, write_whole
+from cosup.training.saving import last_complete_checkpoint, remove_drafts
 from cosup.training.sharding import unsharded_state
 from cosup.training.stops import explained
 from cosup.training.trainer import CoSupervisionTrainer
@@ -126,8 +126,7 @@ def _finish(trainer: CoSupervisionTrainer, metrics: dict[str, Any], folder: Path
     state = unsharded_state(trainer.model)
     if trainer.args.should_save:
         log = trainer.state.log_history
-        record = {"metrics": metrics, "log": log}
-        write_whole(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
+        write_json(folder / "metrics.json", {"metrics": metrics, "log": log})
         draw_curves(log, folder / "curves.png")
         save_whole(trainer.model, folder / "model", state, "adapters" if trainer.args.save_adapters else "merge")
     barrier()

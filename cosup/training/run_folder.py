@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import yaml
 
+from cosup.data.writing import write_text
 from cosup.data.yaml_files import read_yaml
 from cosup.errors import InputError, UsageError
 from cosup.locks import LOCK, held_together
 from cosup.modeling import CoSupervisedModel
 from cosup.processes import barrier, gather_objects, rank, world_size
 from cosup.training.recipe import Recipe
-from cosup.training.saving import whole_folder, write_whole
+from cosup.training.saving import whole_folder
 
 #: How a run is laid out, shown and saved: what it computes is the same, and so it goes on when these change. How many
 #: examples make a step is kept by the checkpoint (`resuming.check_step_size`).
@@ -112,9 +113,8 @@ def claim(folder: Path, recipe: Recipe) -> None:
     """
     path, text = folder / "recipe.yaml", _dump(recipe)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            write_whole(path, text)
+            write_text(path, text)
     except OSError as error:
         raise UsageError(f"cannot write a run to {folder}: {error.strerror or error}") from error
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from cosup.data.writing import sync_folder
-from cosup.errors import UsageError
+from cosup.data.writing import sync_folder, untouched
 from cosup.mishaps import disk_trouble
 
 logger = logging.getLogger(__name__)
@@ -49,37 +47,9 @@ def whole_folder(folder: Path, writes: bool = True, listed: bool = True) -> Iter
     except BaseException as error:
         if writes:
             shutil.rmtree(draft, ignore_errors=True)
-        if disk_trouble(error) is not None:
-            raise _untouched(folder, error) from error
+        if (reason := disk_trouble(error)) is not None:
+            raise untouched(folder, reason) from error
         raise
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a draft to write a file into; at the end it takes the place of `path`, on the disk.
-
-    Raises:
-        UsageError: the disk is full or cannot be written; what was there is untouched.
-    """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")  # two processes may write the same
-    try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        if disk_trouble(error) is not None:
-            raise _untouched(path, error) from error
-        raise
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file so that it is there whole or as it was before. Raises as `whole_file`."""
-    with whole_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
 
 
 def draft_of(folder: Path) -> Path:
@@ -128,10 +98,9 @@ def remove_drafts(folder: Path) -> None:
         else:
             path.rename(place)
     for path in folder.glob(".*.draft"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _to_disk(folder: Path, listed: bool) -> None:
@@ -157,7 +126,3 @@ def _place(draft: Path, folder: Path) -> None:
     draft.rename(folder)
     shutil.rmtree(older, ignore_errors=True)
     sync_folder(folder.parent)
-
-
-def _untouched(path: Path, error: BaseException) -> UsageError:
-    return UsageError(f"cannot write {path}: {disk_trouble(error)}; what was saved before is untouched")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cosup.data.writing import atomic_open, write_jsonl, write_jsonl_files
-from cosup.errors import CosupError, InputError, UsageError
+from cosup.data.writing import atomic_open, whole_file, write_jsonl, write_jsonl_files
+from cosup.errors import InputError, UsageError
 from cosup.records import Passage
 
 GOOD = {"id": "1", "text": "é"}
@@ -80,7 +80,38 @@ def test_a_folder_or_a_file_in_the_way_is_a_usage_error(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_failure_of_the_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(CosupError, match=r"cannot write .*x.jsonl: No space left"), atomic_open(tmp_path / "x.jsonl"):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), "no space left on device"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "no space left on device"),  # safetensors
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+    ],
+)
+def test_a_failure_of_the_disk_is_told_and_leaves_nothing(error: Exception, told: str, tmp_path: Path) -> None:
+    message = rf"cannot write .*x.jsonl: {told}; what was saved before is untouched"
+    with pytest.raises(UsageError, match=message), atomic_open(tmp_path / "x.jsonl"):
+        raise error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [InputError("2 values requested and 1 found"), RuntimeError("of another kind")])
+def test_an_error_that_is_not_the_disks_stays_what_it_is(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error), match=str(error)), atomic_open(tmp_path / "x.bin"):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_and_folder_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss of power takes neither contents nor name: the file is synced before its renaming, the folder after."""
+    synced: list[tuple[bool, bool]] = []
+    real, place = os.fsync, tmp_path / "x.bin"
+
+    def fsync(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").is_dir(), place.exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with whole_file(place) as draft:
+        draft.write_bytes(b"whole")
+    assert synced == [(False, False), (True, True)]

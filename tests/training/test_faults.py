@@ -90,7 +90,7 @@ def test_what_a_kill_left_is_cleared_or_put_back(there: bool, tmp_path: Path) ->
     for name in (".checkpoint-3.draft", ".model.draft", ".checkpoint-2.older"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.txt").write_text(name)
-    (tmp_path / ".recipe.yaml.draft").write_text("half")
+    (tmp_path / ".recipe.yaml.0123abcd.tmp").write_text("half")
     if there:
         (tmp_path / "checkpoint-2").mkdir()
     remove_drafts(tmp_path)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
+from cosup.data.writing import write_text
 from cosup.errors import CosupError
 from cosup.training.config import CoSupervisionConfig
 from cosup.training.recipe import Recipe, parse_recipe
 from cosup.training.run_folder import LAYOUT_FAMILIES, LAYOUT_KEYS, alone_in, claim, is_layout, same_recipe
-from cosup.training.saving import write_whole
 from tests.training.runs import end, recipe_of, start, wait_for, write_world
 
 
@@ -79,13 +79,13 @@ def test_a_recipe_that_is_there_is_not_written_again(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_recipe_and_figures_as_they_were(tmp_path: Path) -> None:
     """One line; nothing half-written stays."""
     claim(tmp_path, _recipe(tmp_path))
-    write_whole(tmp_path / "metrics.json", "{}\n")
+    write_text(tmp_path / "metrics.json", "{}\n")
     before = (tmp_path / "recipe.yaml").read_text()
     with full_disk(100):
         with pytest.raises(CosupError, match=r"cannot write .*recipe\.yaml: file too large; what was saved before is"):
             claim(tmp_path, _recipe(tmp_path, save_steps=5))
         with pytest.raises(CosupError, match=r"cannot write .*metrics\.json: file too large"):
-            write_whole(tmp_path / "metrics.json", "x" * 200)
+            write_text(tmp_path / "metrics.json", "x" * 200)
     assert (tmp_path / "recipe.yaml").read_text() == before
     assert (tmp_path / "metrics.json").read_text() == "{}\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "recipe.yaml"]
