@@ -1,6 +1,6 @@
 """Time and memory of scoring many short answers: no judge, no ROUGE.
 
-    python benchmarks/evaluation.py --count 100000 --json runs/performance/evaluation.json
+    python benchmarks/evaluation.py --count 100000 --json docs/performance/evaluation.json
 
 Made-up questions with one gold passage each, predictions with ten hits and a citation; `cosup evaluate` reads the three
 files, measures and writes its reports, in a process of its own.

@@ -1,6 +1,6 @@
 """Decoding on one large GPU: how much of its memory's bandwidth the engine's cache uses.
 
-    python benchmarks/gpu_decoding.py --json runs/performance/gpu_decoding.json
+    python benchmarks/gpu_decoding.py --json docs/performance/gpu_decoding.json
 
 A Llama-2-7B-shaped generator with random bf16 weights writes a token for each of 64 rows a step, as the engine lets it:
 one flat row of new tokens over slots (`SlotRows`), the head, the likeliest token. A step has to read the weights (the

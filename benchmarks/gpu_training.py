@@ -1,8 +1,8 @@
 """Training on one large GPU (written for an H200): how much of its arithmetic is used, and what memory is needed.
 
-    python benchmarks/gpu_training.py mfu --json runs/performance/gpu_mfu.json
-    python benchmarks/gpu_training.py gradcache --json runs/performance/gpu_gradcache.json
-    python benchmarks/gpu_training.py lora_memory --json runs/performance/gpu_lora_memory.json
+    python benchmarks/gpu_training.py mfu --json docs/performance/gpu_mfu.json
+    python benchmarks/gpu_training.py gradcache --json docs/performance/gpu_gradcache.json
+    python benchmarks/gpu_training.py lora_memory --json docs/performance/gpu_lora_memory.json
 
 `mfu`: a pair of about 1 B parameters each with random weights, bf16. Model FLOPs over time, against the rate of an
 8192^3 bf16 matrix product measured just before. `gradcache`: tokens a second with few and with many in-batch negatives,

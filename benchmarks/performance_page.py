@@ -1,13 +1,13 @@
 """Write docs/performance.md from the records of the benchmarks.
 
-    python benchmarks/performance_page.py --records runs/performance
+    python benchmarks/performance_page.py
 
-Reads `training.json` and `training_loss.json` (training.py), `embedding.json` and `embedding_small.json`
-(embedding.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json`, `lora_memory.json` (gpu_training.py),
-`two_nodes.json` (two_nodes.py), `retrieval.json` (retrieval.py), `answering.json`, `answering_bf16.json` and
-`answering_demo.json` (answering.py), `gpu_decoding.json` (gpu_decoding.py), `evaluation.json` (evaluation.py) and
-`serving.json` (serving.py). A section whose record is not there stays as it is on the page: no machine has measured
-everything.
+Reads from docs/performance/ `training.json` and `training_loss.json` (training.py), `embedding.json` and
+`embedding_small.json` (embedding.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json` and
+`lora_memory.json` (gpu_training.py), `two_nodes.json` (two_nodes.py), `retrieval.json` (retrieval.py),
+`answering.json`, `answering_bf16.json` and `answering_demo.json` (answering.py), `gpu_decoding.json` (gpu_decoding.py),
+`evaluation.json` (evaluation.py) and `serving.json` (serving.py). A section whose record is not there stays as it is on
+the page, which says so: no machine has measured everything.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,22 +29,26 @@ from serving import table as serving_table
 from training import table
 
 Record = Mapping[str, Any]
+RECORDS = Path(__file__).parents[1] / "docs/performance"
 
 
 def main() -> None:
     """Read the records and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--records", type=Path, default=Path("runs/performance"), help="folder of the JSON files")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the JSON files")
     parser.add_argument("--page", type=Path, default=Path("docs/performance.md"), help="page to write")
     found = parser.parse_args()
-    paths = {name: found.records / f"{name}.json" for name in SECTIONS}
-    records = {n: json.loads(p.read_text(encoding="utf-8")) for n, p in paths.items() if p.is_file()}
-    if not records:
-        raise SystemExit(
-            f"{found.records} holds no record; expected one of {', '.join(p.name for p in paths.values())}"
-        )
-    earlier = found.page.read_text(encoding="utf-8") if found.page.is_file() else ""
-    found.page.write_text(page(records, sections(earlier)), encoding="utf-8")
+    records = read_records(found.records)
+    earlier = sections(found.page.read_text(encoding="utf-8")) if found.page.is_file() else {}
+    if not records and not earlier:
+        raise SystemExit(f"{found.records} holds no record; expected one of {', '.join(f'{n}.json' for n in SECTIONS)}")
+    found.page.write_text(page(records, earlier), encoding="utf-8")
+
+
+def read_records(folder: Path) -> dict[str, Record]:
+    """Return the records of a folder by the names of their sections."""
+    paths = {name: folder / f"{name}.json" for name in SECTIONS}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
 
 
 def page(records: Mapping[str, Record], earlier: Mapping[str, str]) -> str:
@@ -53,13 +58,43 @@ def page(records: Mapping[str, Record], earlier: Mapping[str, str]) -> str:
         records: by name, see `SECTIONS`.
         earlier: sections of a page written before, by name; each stands where it has no record.
     """
-    parts = ["# Speed and memory\n\nWritten by `benchmarks/performance_page.py`; nothing here is typed by hand."]
+    parts = ["# Speed and memory\n\n" + " ".join(introduction(records, earlier))]
     for name, section in SECTIONS.items():
         if name in records:
             parts.append(f"<!-- {name} -->\n" + "\n".join(section(records[name])))
         elif name in earlier:
             parts.append(f"<!-- {name} -->\n{earlier[name]}")
     return "\n\n".join(parts) + "\n"
+
+
+def introduction(records: Mapping[str, Record], earlier: Mapping[str, str]) -> list[str]:
+    """Return what the page says of itself: where its records are, and which sections have none."""
+    lines = [
+        "Written by `benchmarks/performance_page.py` from the records in `docs/performance/`; nothing here is typed by "
+        "hand. A section ends with its commit (`+`: with changes that were not committed), its machine and its command."
+    ]
+    lost = [f"*{heading(body)}*" for name, body in earlier.items() if name not in records]
+    if lost:
+        lines.append(
+            "The records of these were not kept, so that their figures can be checked by running their commands alone: "
+            + "; ".join(lost)
+            + "."
+        )
+    return lines
+
+
+def heading(section: str) -> str:
+    """Return the heading of a section of the page."""
+    return section.splitlines()[0].lstrip("# ")
+
+
+def model_of(record: Record) -> str:
+    """Return the model of a record's command by the name of its run: `RUN/model` are too many."""
+    words = shlex.split(record["command"])
+    if "--model" not in words:
+        return str(record["settings"]["model"])
+    path = Path(words[words.index("--model") + 1])
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
 def sections(text: str) -> dict[str, str]:
@@ -105,7 +140,7 @@ def embedding(record: Record) -> list[str]:
     own = record["settings"]
     layouts = ", ".join(f"{name} {rate:.0f}" for name, rate in record["layouts"].items())
     return [
-        f"## Embedding a corpus with `{own['model']}`",
+        f"## Embedding a corpus with {model_of(record)}",
         "",
         f"{record['passages']:,} passages of `{own['passages']}` ({record['tokens']:,} real tokens), {own['dtype']}, "
         f"{own['threads']} threads, {own['device']}; medians over {own['rounds']} rounds. `bare` is "
@@ -247,7 +282,7 @@ def answering(record: Record) -> list[str]:
         for right in (record["baseline_right"], record["right"])
     )
     return [
-        f"## Answering ({own['model']}, {own['dtype']})",
+        f"## Answering ({model_of(record)}, {own['dtype']})",
         "",
         "`baseline` is the paper's inference as it is described, written anew (`benchmarks/answering_yardstick.py`): "
         "float32, one question at a time, everything read again after each retrieval. `plain generate` writes as many "

@@ -5,13 +5,17 @@ python benchmarks/results_page.py --records docs/results/records
 
 What stands below the line `<!-- notes -->` of the page is kept as it is. The main table and its figure go into the
 README too, between `<!-- results -->` and `<!-- /results -->`.
+
+A record is found by the contents of the data and models, so that those have to be at hand. docs/results/steps.json
+notes which record is of which step: with `--as-noted` the page is made from the repository alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +24,10 @@ from cosup.evaluation.report_text import markdown_table, with_interval
 from cosup.experimenting import axis_of, main_json, spaces_by_name
 from cosup.experiments import figures
 from cosup.experiments.plan import Experiment, load_experiment
-from cosup.experiments.run import read_records, steps_of
+from cosup.experiments.run import read_records, record_of, steps_of
 from cosup.experiments.table import (
     COLUMNS,
+    Differences,
     SystemScores,
     cell_of,
     collect,
@@ -50,6 +55,8 @@ ORDER = (
 NOTES = "<!-- notes -->"
 START, END = "<!-- results -->", "<!-- /results -->"
 APPENDIX = "answer_passage_precision"
+NOTED = "steps.json"
+Noted = dict[str, dict[str, str]]  # addresses of records, by experiment and by system and seed
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class Measured:
 
     experiment: Experiment
     records: list[dict[str, Any]]
+    addresses: dict[str, str]  # of the records, by system and seed
 
     @property
     def systems(self) -> list[SystemScores]:
@@ -78,16 +86,21 @@ def main() -> None:
     parser.add_argument("--scale", help="scale that they were made at")
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="page to write")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file whose main table is renewed")
+    parser.add_argument("--as-noted", action="store_true", help="take the records that steps.json names")
     found = parser.parse_args()
     folder = found.page.with_suffix("")
-    whole = _measured(MAIN, found.scale, found.records)
+    notes_file = found.records.parent / NOTED
+    noted = json.loads(notes_file.read_text(encoding="utf-8")) if found.as_noted else None
+    paths = [MAIN, *(path for name in ORDER if (path := ANALYSES / f"{name}.yaml").is_file())]
+    whole, *parts = [_measured(path, found.scale, found.records, noted) for path in paths]
     if not whole.records:
         parser.error(f"no record of {MAIN} in {found.records}")
     lines = _main(whole, folder)
-    for name in ORDER:
-        path = ANALYSES / f"{name}.yaml"
-        if path.is_file() and len((own := _measured(path, found.scale, found.records)).records) > 1:
-            lines += _analysis(own, name, folder)
+    for own in parts:
+        if len(own.records) > 1:
+            lines += _analysis(own, own.experiment.path.stem, folder)
+    if noted is None:
+        write_json(notes_file, {str(own.experiment.path): own.addresses for own in (whole, *parts) if own.addresses})
     if found.readme.is_file():
         found.readme.write_text(
             _with_table(found.readme.read_text(encoding="utf-8"), whole, found.page), encoding="utf-8"
@@ -104,11 +117,13 @@ def _with_table(text: str, whole: Measured, page: Path) -> str:
         return text
     rows = [["average of the tasks, percent", "in figures", *COLUMNS]]
     rows += [[own.name, own.key, *(_value(own, column) for column in COLUMNS)] for own in whole.systems]
+    found = differences(whole.systems, whole.experiment.comparisons)
     picture = f"![Averages of every system with 95% intervals]({page.with_suffix('').as_posix()}/systems.png)"
     lines = [
         "",
         *markdown_table(rows),
         "",
+        *([f"Points, question by question with 95% intervals: {_told(found)}.", ""] if found else []),
         *_conditions(whole),
         f"More, and how to make it again: [{page}]({page}).",
         "",
@@ -117,14 +132,30 @@ def _with_table(text: str, whole: Measured, page: Path) -> str:
     return "\n".join([before + begin, *lines, end + after])
 
 
+def _told(found: Differences, most: int = 2) -> str:
+    """Return the first comparisons of all tasks in a sentence."""
+    parts = []
+    for (one, other), columns in list(found.items())[:most]:
+        cells = [f"{c.column} {c.value:+.1f} [{c.low:+.1f}, {c.high:+.1f}]" for c in columns if c.group is None]
+        parts.append(f"{one} minus {other}: {', '.join(cells)}")
+    return "; ".join(parts)
+
+
 def _value(own: SystemScores, column: str) -> str:
     value, _ = cell_of(own, column)
     return "" if value is None else f"{value:.1f}"
 
 
-def _measured(path: Path, scale: str | None, records: Path) -> Measured:
+def _measured(path: Path, scale: str | None, records: Path, noted: Noted | None) -> Measured:
+    """Read the records of an experiment: those of the inputs' addresses, or those that are noted."""
     experiment = load_experiment(path, scale)
-    return Measured(experiment, read_records(steps_of(experiment), records))
+    steps = {f"{step.system.key}, seed {step.seed}": step for step in steps_of(experiment)}
+    if noted is not None:
+        addresses = noted.get(str(path), {})
+        steps = {n: replace(s, record=records / f"{addresses[n]}.json") for n, s in steps.items() if n in addresses}
+    else:
+        addresses = {name: step.address for name, step in steps.items() if record_of(step, records) is not None}
+    return Measured(experiment, read_records(list(steps.values()), records), addresses)
 
 
 def _main(whole: Measured, folder: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Search among a million vectors: time to build, memory while searching, recall and time of a search, at three sizes.
 
     python benchmarks/retrieval.py --model MODEL --passages data/squad/passages.jsonl --embeddings data/real.npy
-    python benchmarks/retrieval.py --embeddings data/real.npy --json runs/performance/retrieval.json
+    python benchmarks/retrieval.py --embeddings data/real.npy --json docs/performance/retrieval.json
 
 The first command embeds real passages (MODEL is a model folder, or a checkpoint that is embedded with as it is). The
 second draws corpora from a model of these vectors: their mean, the leading directions of their covariance, and even

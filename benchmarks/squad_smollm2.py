@@ -4,6 +4,7 @@
 
 Needs a run of recipes/squad-smollm2.yaml and the data folder (`passages.jsonl`, `questions.{train,dev,test}.jsonl`).
 Every step calls the `cosup` command as a user would; finished steps are not repeated, so an interrupted call goes on.
+The record of it all, docs/squad.json, is what the page is made from; the notes at its end are in squad_smollm2.md.
 Settings: `retrieved` searches all passages; `gold` gives each question its gold passage alone (candidates); `dev pool`
 searches the passages of the three dev articles with the dev questions.
 """
@@ -25,7 +26,7 @@ from typing import Any
 import yaml
 
 from cosup.data.reading import read_passages, read_questions
-from cosup.data.writing import write_jsonl
+from cosup.data.writing import write_json, write_jsonl
 from cosup.evaluation.answers import contains, gold_answers
 from cosup.experiments.provenance import commit, processor
 from cosup.records import Passage, Question
@@ -62,12 +63,12 @@ class Plan:
 def main() -> None:
     """Run every step that has not been run and write the page."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    plan, page = _arguments()
-    file = plan.folder / "record.json"
+    plan, target = _arguments()
+    file = target.with_suffix(".json")
     if not (plan.page_only and file.is_file()):
-        file.write_text(json.dumps(_measure(plan), indent=2) + "\n", encoding="utf-8")
-    page.write_text(_page(json.loads(file.read_text(encoding="utf-8")), plan), encoding="utf-8")
-    logger.info("wrote %s", page)
+        write_json(file, _measure(plan))
+    target.write_text(page(json.loads(file.read_text(encoding="utf-8")), plan.notes), encoding="utf-8")
+    logger.info("wrote %s", target)
 
 
 def _measure(plan: Plan) -> dict[str, Any]:
@@ -87,7 +88,8 @@ def _measure(plan: Plan) -> dict[str, Any]:
     return {
         "hardware": processor(),
         "commit": commit(),
-        "commands": commands,
+        "commands": [_training_command(plan), *commands],
+        "every": plan.every,
         "training": json.loads((plan.run / "metrics.json").read_text(encoding="utf-8")),
         "reports": {name: {"count": r["count"], "metrics": r["metrics"]} for name, r in reports.items()},
         "bm25": bm25,
@@ -102,7 +104,7 @@ def _arguments() -> tuple[Plan, Path]:
     parser.add_argument("--every", type=int, default=5, help="take every n-th test question")
     parser.add_argument("--dev-every", type=int, default=5, help="take every n-th dev question")
     parser.add_argument("--dtype", default="bfloat16", help="type of the weights while answering")
-    parser.add_argument("--page", type=Path, default=Path("docs/squad.md"), help="page to write")
+    parser.add_argument("--page", type=Path, default=Path("docs/squad.md"), help="page, its record beside it")
     parser.add_argument("--page-only", action="store_true", help="write the page from the record of an earlier call")
     parser.add_argument("--notes", type=Path, default=NOTES, help="text that ends the page: what the figures mean")
     found = parser.parse_args()
@@ -178,25 +180,26 @@ def _bm25(passages: Sequence[Passage], questions: Sequence[Question]) -> dict[st
     return {name: 100 * sum(map(bool, hits)) / len(hits) for name, hits in figures.items()}
 
 
-def _page(record: dict[str, Any], plan: Plan) -> str:
+def page(record: dict[str, Any], notes: Path) -> str:
+    """Return the page's text: what the record says, then the notes."""
     training = record["training"]
     steps = max(entry["step"] for entry in training["log"])
     reports = record["reports"]
     lines = [
         "# Results",
         "",
-        "Written by `benchmarks/squad_smollm2.py`; no figure is typed by hand. All figures in percent.",
+        "Written by `benchmarks/squad_smollm2.py` from `docs/squad.json`; no figure is typed by hand. The notes at the "
+        "end are. All figures in percent.",
         "",
         f"## SQuAD, a pair of SmolLM2-135M-Instruct, {steps} steps",
         "",
         f"Commit {record['commit']}; {record['hardware']}.",
         "",
         "```sh",
-        _training_command(plan),
         *record["commands"],
         "```",
         "",
-        f"`retrieved`: {reports['retrieved']['count']} test questions (every {plan.every}th) over all "
+        f"`retrieved`: {reports['retrieved']['count']} test questions (every {record['every']}th) over all "
         f"{record['passages']['test']} passages. `gold`: the same with their gold passage given. `dev`: "
         f"{reports['dev']['count']} dev questions over the {record['passages']['dev']} passages of the dev articles.",
         "",
@@ -211,8 +214,8 @@ def _page(record: dict[str, Any], plan: Plan) -> str:
         lines.append(f"| BM25 {figure} | {test:.1f} | | {dev:.1f} |")
     lines.append(f"| BM25 top passage contains the answer | {record['bm25']['test']['answer_in_passage']:.1f} | | |")
     lines += ["", "Training curve (mean since the line before):", "", *_curve(training["log"])]
-    if plan.notes.is_file():
-        lines += ["", plan.notes.read_text(encoding="utf-8").strip()]
+    if notes.is_file():
+        lines += ["", notes.read_text(encoding="utf-8").strip()]
     return "\n".join(lines) + "\n"
 
 

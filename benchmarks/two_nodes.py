@@ -1,6 +1,6 @@
 """Two nodes on one machine: train across two network namespaces and compare with one process.
 
-    sudo .venv/bin/python benchmarks/two_nodes.py --json runs/performance/two_nodes.json
+    sudo .venv/bin/python benchmarks/two_nodes.py --json docs/performance/two_nodes.json
 
 Makes two network namespaces that see each other over a virtual link alone, starts `torchrun --nnodes 2` in each (gloo,
 rendezvous over the link), trains a tiny pair on the atlas through `cosup train`, trains the same in one process with

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,3 +25,10 @@ def run_block(language: str, code: str, folder: Path) -> str:
     done = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def end_server(folder: Path) -> None:
+    """End the server whose process id a block left in a folder, where the block did not come to its end."""
+    if (folder / "serve.pid").is_file():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int((folder / "serve.pid").read_text()), signal.SIGKILL)

@@ -23,7 +23,7 @@ from cosup.data.convert import FORMATS
 from cosup.data.reading import check_references, read_passages
 from cosup.demo import run_demo
 from cosup.training.recipe import TOP_KEYS, known_keys
-from tests.blocks import marked_blocks, run_block
+from tests.blocks import end_server, marked_blocks, run_block
 from tests.commands import TOY_DEMO, Cosup
 from tests.test_layers import ROOMS
 
@@ -192,11 +192,45 @@ def test_the_blocks_of_the_pages_run(tmp_path: Path) -> None:
     """Every marked block, page by page in one folder, after a demo of toy size in place of `make demo`."""
     run_demo(tmp_path / "runs" / "demo", settings=TOY_DEMO, console=Console(quiet=True))
     pages = [DOCS / "quickstart.md", *sorted(page for page in PAGES if page.name != "quickstart.md")]
-    printed = {page.name: [run_block(*block, tmp_path) for block in marked_blocks(page)] for page in pages}
+    try:
+        printed = {page.name: [run_block(*block, tmp_path) for block in marked_blocks(page)] for page in pages}
+    finally:
+        end_server(tmp_path)
     assert (tmp_path / "runs/tea/report/report.html").is_file()
     assert (tmp_path / "runs/tea-python/model/cosup.json").is_file()
     assert printed["tokens.md"] == ["False\n"]
     assert printed["citations.md"][0].split()[-1] == "Finished"
+
+
+# Pages whose blocks of commands are no step for the reader, and single blocks that no test runs, by their first words.
+MEASURED = ("performance.md", "squad.md", "demo.md", "reliability.md", "scaling.md")  # what made the figures above them
+NOT_RUN = {
+    "README.md": ["make demo"],  # minutes; `.ci/run` does
+    "index.md": ["make demo"],
+    "quickstart.md": ["git clone"],
+    "CONTRIBUTING.md": ["git clone", ".venv/bin/pytest tests/data", "python benchmarks/training.py"],
+    "supervisions.md": ["cosup ask --model runs/squad-ntp"],  # a training of SQuAD
+    "evaluation.md": ["cosup evaluate --format kilt", "cosup convert kilt-knowledge"],  # the published files
+    "experiments.md": ["kept="],  # hours
+    "recipes.md": ["cosup train recipes/squad-smollm2.yaml"],
+    "serving.md": ["cosup serve --model runs/mine", "from openai import", "admin="],  # a server; tests/serving asks it
+}
+
+
+def test_a_block_that_no_test_runs_is_known_as_such() -> None:
+    """Of the pages' blocks of shell and Python, each is marked, converts a file (tested above), or is listed here."""
+    found: dict[str, list[str]] = {}
+    for page in (page for page in LINKED if page.name not in MEASURED):
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"(<!-- test -->\n)?^ *```(sh|python|)\n *(.*)\n", text, flags=re.MULTILINE)
+        for marked, language, first in blocks:
+            is_code = language or re.match(r"(\.venv/bin/\w+|make|python|git|pip|cosup) ", first)
+            if is_code and not marked and not (page.name == "formats.md" and first.startswith("cosup convert ")):
+                found.setdefault(page.name, []).append(first)
+    assert {page: len(firsts) for page, firsts in found.items()} == {page: len(own) for page, own in NOT_RUN.items()}
+    for page, firsts in found.items():
+        for first, own in zip(firsts, NOT_RUN[page], strict=True):
+            assert first.startswith(own), f"{page}: {first}"
 
 
 def strings_of_the_code() -> list[str]:

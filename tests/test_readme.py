@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import signal
 from pathlib import Path
 
 import pytest
 
 from cosup.console import Console
 from cosup.demo import run_demo
-from tests.blocks import marked_blocks, run_block
+from tests.blocks import end_server, marked_blocks, run_block
 from tests.commands import TOY_DEMO
 
 README = Path(__file__).parents[1] / "README.md"
@@ -26,9 +23,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     try:
         printed = [run_block(language, code, tmp_path) for language, code in BLOCKS]
     finally:
-        if (tmp_path / "serve.pid").is_file():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int((tmp_path / "serve.pid").read_text()), signal.SIGKILL)
+        end_server(tmp_path)
     reports = ("runs/mine/model/cosup.json", "runs/mine/report/report.json", "runs/experiment/main.json")
     for made in (*reports, "runs/notes-index/index.json"):
         assert (tmp_path / made).is_file(), made
@@ -40,7 +35,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
 def test_every_kind_of_command_is_among_them() -> None:
     """The marked blocks call every command but the demo, so that none goes untested unseen."""
     code = "\n".join(code for _, code in BLOCKS)
-    for command in ("ask", "train", "index", "generate", "evaluate", "info", "convert", "experiment", "serve"):
+    for command in ("ask", "train", "index", "generate", "evaluate", "info", "convert", "experiment", "serve", "join"):
         assert re.search(rf"^cosup {command} ", code, flags=re.MULTILINE), command
 
 
