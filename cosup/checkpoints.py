@@ -98,17 +98,39 @@ def load_embedder(source: str, dtype: torch.dtype = torch.float32, attention: st
     return _attending(body, attention, source)
 
 
-def load_whole(kind: Any, folder: str, source: str, dtype: torch.dtype, options: dict[str, str]) -> Any:
+def load_whole(
+    kind: Any, folder: str, source: str, dtype: torch.dtype, options: dict[str, str], pickled: bool = False
+) -> Any:
     """Load a model, and refuse a checkpoint that leaves weights out, which transformers would draw at random.
 
     The layer that encoders of BERT's kind have after their last state is never used here and may be missing.
+
+    Args:
+        kind: class of transformers.
+        folder: hub id or folder that it is in.
+        source: what the user called it.
+        dtype: type of the weights in memory.
+        options: more for the class, such as the name of a .gguf file.
+        pickled: whether `pytorch_model.bin`, a pickle, will do, of which nothing but tensors is read; else the weights
+            must be safetensors or GGUF.
     """
-    model, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+    safe = {} if options else {"weights_only": True} if pickled else {"use_safetensors": True}
+    if "use_safetensors" in safe and _pickled_alone(Path(folder)):
+        raise UsageError(
+            f"'{source}' has its weights in pytorch_model.bin, a pickle, which is not read; save it as safetensors: "
+            "model.save_pretrained(FOLDER) in transformers"
+        )
+    model, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **safe, **options)
     missing = sorted(name for name in found["missing_keys"] if "pooler." not in name)
     if missing:
         name = type(model).__name__
         raise UsageError(f"'{source}' is no whole {name}: weights are missing ({len(missing)}, first {missing[0]})")
     return model
+
+
+def _pickled_alone(folder: Path) -> bool:
+    """Whether a folder has weights as a pickle alone."""
+    return any(folder.glob("pytorch_model*.bin*")) and not any(folder.glob("*.safetensors*"))
 
 
 def check_attention(attention: str) -> None:

@@ -217,15 +217,35 @@ def _lines_of(error: Exception) -> list[str]:
 def _usage_lines(error: Any) -> list[str]:
     """Say what typer found wrong with the command line."""
     message = _one_line(error.format_message())
-    option, known = getattr(error, "option_name", None), _options(getattr(error, "ctx", None))
-    if option in known or not isinstance(option, str):
-        hint = ""
-    else:
-        message, hint = f"no such option: {option}", did_you_mean(option, known)
-    message = _choices_told(message)
-    context = getattr(error, "ctx", None)
+    context, option, hint = getattr(error, "ctx", None), getattr(error, "option_name", None), ""
+    if isinstance(option, str) and "No such option" in message:
+        message, hint = f"no such option: {option}", did_you_mean(option, _options(context))
+    elif isinstance(option, str) and "requires an argument" in message:
+        message = f"{option} has no value"
+    message = _choices_told(_value_told(error) or message)
     help_line = [] if context is None else [f"run '{context.command_path} --help' for its usage"]
     return [f"error: {message}{hint}", *help_line]
+
+
+_EXPECTED = {  # pydantic's kind of error -> what was expected
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+}
+
+
+def _value_told(error: Any) -> str | None:
+    """Say of a value that is no number, or out of its range, what it is and what was expected."""
+    told = getattr(error.__cause__ or error.__context__, "errors", None)
+    option = next(iter(getattr(getattr(error, "param", None), "opts", [])), None)
+    found = told()[0] if callable(told) and option else {}
+    if found.get("type") not in _EXPECTED:
+        return None
+    return f"{option} is '{found['input']}'; expected {_EXPECTED[found['type']].format(**found.get('ctx', {}))}"
 
 
 def _choices_told(message: str) -> str:

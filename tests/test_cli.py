@@ -231,7 +231,7 @@ def test_ask_tells_in_a_terminal_what_it_reads(tiny_world: TinyWorld, monkeypatc
 
 def test_sampling_follows_its_seed(cosup: Cosup, tiny_world: TinyWorld) -> None:
     pair = ["ask", "--model", tiny_world.model, "--index", tiny_world.index, "--json", "--max-new-tokens", "8", "Why?"]
-    texts = [cosup(*pair, *more).out for more in ([], ["--sample"], ["--sample", "--seed", 1], ["--sample"])]
+    texts = [cosup(*pair, *more).out for more in ([], ["--do-sample"], ["--do-sample", "--seed", 1], ["--do-sample"])]
     assert texts[1] == texts[3]
     assert len(set(texts)) == 3
 
@@ -342,7 +342,23 @@ def test_piped_output_is_clean(tiny_world: TinyWorld, tmp_path: Path) -> None:
             "--index-type is 'hsnw' (did you mean 'hnsw'?); there are",
         ),
         (["evaluate", "--format", "klit"], "--format is 'klit' (did you mean 'kilt'?); there are cosup, kilt, alce"),
-        (["generate", "--batch-size", "0"], "--batch-size"),
+        (["generate", "--batch-size", "0"], "--batch-size is '0'; expected at least 1"),
+        (["serve", "--port", "99999"], "--port is '99999'; expected at most 65535"),
+        (["ask", "--max-new-tokens", "ten"], "--max-new-tokens is 'ten'; expected a whole number"),
+        (["ask", "--min-score", "low"], "--min-score is 'low'; expected a number"),
+        (["ask", "why?", "--top-k"], "--top-k has no value"),
+        (["demo", "--port", "80"], "--port goes with --serve"),
+        (["ask", "why?", "--model", "m", "--index", "i", "--seed", "3"], "--seed goes with --do-sample"),
+        (
+            ["generate", "--model", "m", "--index", "i", "--questions", "q", "--output", "o", "--beam-passages", "3"],
+            "--beam-passages goes with --beam",
+        ),
+        (["index", "--output", "x", "--compact", "--index-type", "flat"], "--index-type does not go with --compact"),
+        (["index", "--output", "x", "--delete", "ids", "--passages", "p"], "--passages does not go with --delete"),
+        (
+            ["index", "--output", "x", "--model", "m", "--passages", "p", "--add", "--vector-dtype", "float16"],
+            "--vector-dtype does not go with --add",
+        ),
         (["ask", "--dtype", "float16", "why?"], "--dtype"),
         (["train"], "RECIPE"),
         (["train", "a.yaml", "--seed"], "--seed has no value"),
@@ -543,4 +559,4 @@ def test_an_answer_can_be_told_how_to_read(cosup: Cosup, tiny_world: TinyWorld) 
     filtered = json.loads(cosup(*words, "--filter", '{"lang": "en"}').out)["retrievals"][0]
     assert (filtered["read"], filtered["hits"]) == (0, [])
     assert "expected JSON such as" in cosup.refused(*words, "--filter", "lang=en")
-    assert "leave out do_sample" in cosup.refused(*words, "--beam", "2", "--sample")
+    assert "leave out do_sample" in cosup.refused(*words, "--beam", "2", "--do-sample")

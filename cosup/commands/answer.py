@@ -43,6 +43,7 @@ def ask(
 
     shell: Shell = context.obj
     asked = Question("question", _checked_text(question))
+    write.check_writing(context)
     settings = write.settings_of(writing)
     choice = write.retriever_choice(retriever, query_text, query_prompt, passage_prompt)
     engine, found, _ = load_engine(shell, (model, index), settings, dtype, choice)
@@ -81,6 +82,7 @@ def generate(
     from cosup.generation import predict
 
     shell: Shell = context.obj
+    write.check_writing(context)
     settings = write.settings_of(writing)
     predict.check_output(output)
     check_apart([output], [questions])

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from cosup.commands.loading import load_pair
-from cosup.commands.options import Dtype
+from cosup.commands.options import Dtype, check_together
 from cosup.shell import Shell
 
 
@@ -38,6 +38,7 @@ def demo(
     cosup demo --serve    # and a page to ask on
     """
     shell: Shell = context.obj
+    check_together(context, {"serve": {"port"}})
     if not serve:
         report = _run_demo(shell, output, seed, compare)
         if shell.as_json:

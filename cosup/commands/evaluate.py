@@ -11,7 +11,7 @@ import typer
 
 from cosup.commands.completing import yaml_files
 from cosup.commands.loading import load_pair, model_folder
-from cosup.commands.options import Dtype, DtypeOption, given_options, with_group
+from cosup.commands.options import Dtype, DtypeOption, check_options, check_together, given_options, with_group
 from cosup.errors import UsageError
 from cosup.shell import Shell
 
@@ -199,13 +199,10 @@ def _check_evaluate(context: typer.Context, chosen: str) -> None:
     """
     own = chosen == ScoredFormat.cosup
     where = chosen if chosen == "--suite" else "predictions of our own form" if own else f"--format {chosen}"
-    given = given_options(context)
-    wrong = sorted(word for name, word in given.items() if name not in EVALUATED[where])
-    if wrong:
-        raise UsageError(f"{wrong[0]} does not go with {where}; run 'cosup evaluate --help'")
+    check_options(context, where, EVALUATED[where])
     if chosen != ScoredFormat.alce:
         return
-    if "at_most_citations" in given and "citations" not in given:
-        raise UsageError("--at-most-citations goes with --citations")
+    check_together(context, {"citations": {"at_most_citations"}})
+    given = given_options(context)
     if "judge" in given and not {"citations", "claims"} & given.keys():
         raise UsageError("--judge goes with --citations or --claims; without them --format alce asks it nothing")

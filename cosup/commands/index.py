@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosup.commands.loading import load_pair, model_folder
-from cosup.commands.options import Dtype, DtypeOption
+from cosup.commands.options import Dtype, DtypeOption, check_options
 from cosup.errors import UsageError
 from cosup.shell import Shell
 
@@ -61,6 +62,15 @@ VectorDtypeOption = Annotated[
 ]
 
 
+#: What `index` does -> the parameters that it looks at there; any other one is refused.
+INDEXED: Mapping[str, frozenset[str]] = {
+    "--add": frozenset({"add", "model", "passages", "output", "batch_tokens", "dtype"}),
+    "--replace": frozenset({"replace", "model", "passages", "output", "batch_tokens", "dtype"}),
+    "--delete": frozenset({"delete", "output"}),
+    "--compact": frozenset({"compact", "output"}),
+}
+
+
 def index(
     context: typer.Context,
     output: Place,
@@ -102,6 +112,8 @@ def index(
     asked = [name for name, given in changes.items() if given]
     if len(asked) > 1:
         raise UsageError(f"{asked[0]} and {asked[1]} do not go together; give one at a time")
+    if asked:
+        check_options(context, asked[0], INDEXED[asked[0]])
     if delete is not None or compact:
         _shrink_index(shell, output, delete)
     elif model is None or not passages:
@@ -190,4 +202,7 @@ def _shrink_index(shell: Shell, output: str, delete: Path | None) -> None:
 
 
 def _tell(shell: Shell, place: str, count: int) -> None:
-    shell.tell({"index": place, "passages": count}, [f"{place}  {count:,} passages"])
+    from cosup.index.milvus_place import shown_place
+
+    shown = shown_place(place)
+    shell.tell({"index": shown, "passages": count}, [f"{shown}  {count:,} passages"])

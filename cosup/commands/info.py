@@ -37,9 +37,10 @@ def info(
     cosup info runs/demo/index --verify
     cosup info recipes/squad-smollm2.yaml --devices 8 --max_length 512
     """
+    from cosup.index.milvus_place import shown_place
     from cosup.info.describe import describe
 
     shell: Shell = context.obj
     given, overrides = split_overrides([path, *context.args], option_words(context)) if context.args else (path, [])
     found = describe(given, devices, examples, verify, overrides)
-    shell.tell({"path": given, "kind": found.kind, "rows": found.rows}, found.lines)
+    shell.tell({"path": shown_place(given), "kind": found.kind, "rows": found.rows}, found.lines)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+
+from cosup.errors import UsageError
 
 
 class Dtype(StrEnum):
@@ -45,6 +47,39 @@ def given_options(context: typer.Context) -> dict[str, str]:
             off = parameter.secondary_opts if context.params.get(name) is False else []
             found[name] = (off or parameter.opts)[0]
     return found
+
+
+def check_options(context: typer.Context, where: str, known: Collection[str]) -> None:
+    """Refuse options that the command line names and that would do nothing.
+
+    Args:
+        context: of the command.
+        where: what was asked for, in the command's own words.
+        known: parameters that are looked at there.
+
+    Raises:
+        UsageError: names the first of the others.
+    """
+    wrong = sorted(word for name, word in given_options(context).items() if name not in known)
+    if wrong:
+        raise UsageError(f"{wrong[0]} does not go with {where}; run '{context.command_path} --help'")
+
+
+def check_together(context: typer.Context, needed: Mapping[str, Collection[str]]) -> None:
+    """Refuse options that do nothing without another one.
+
+    Args:
+        context: of the command.
+        needed: a parameter -> those that say something only beside it.
+
+    Raises:
+        UsageError: names the first of them, and what it goes with.
+    """
+    given, words = given_options(context), {str(p.name): p.opts[0] for p in context.command.params}
+    for name, others in needed.items():
+        alone = sorted(given[other] for other in others if other in given)
+        if alone and name not in given:
+            raise UsageError(f"{alone[0]} goes with {words[name]}; run '{context.command_path} --help'")
 
 
 def with_group(name: str, options: Mapping[str, tuple[Any, Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cosup.commands.options import with_group
+from cosup.commands.options import check_together, with_group
 from cosup.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,10 +47,13 @@ WRITING: Mapping[str, tuple[Any, Any]] = {
         False,
     ),
     "do_sample": (
-        Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest token.")],
+        Annotated[bool, typer.Option("--do-sample", help="Sample instead of taking the likeliest token.")],
         False,
     ),
-    "temperature": (Annotated[float, typer.Option("--temperature", help="Of sampling.")], 0.7),
+    "temperature": (
+        Annotated[float, typer.Option("--temperature", help="Of sampling; 0 takes the likeliest token.")],
+        0.7,
+    ),
     "top_p": (Annotated[float, typer.Option("--top-p", help="Of sampling: probability mass to draw from.")], 0.9),
     "seed": (Annotated[int, typer.Option("--seed", help="Of sampling.")], 0),
     "max_new_tokens": (
@@ -100,6 +103,18 @@ WRITING: Mapping[str, tuple[Any, Any]] = {
 }
 
 with_writing = with_group("writing", WRITING)
+
+#: Options of writing that say something only beside another one; a server's are for requests, which may turn it on.
+_TOGETHER = {"do_sample": {"temperature", "top_p", "seed"}, "beam": {"beam_passages"}}
+
+
+def check_writing(context: typer.Context) -> None:
+    """Refuse options of writing that would do nothing: how to sample where nothing is sampled.
+
+    Raises:
+        UsageError: names the option and what it goes with.
+    """
+    check_together(context, _TOGETHER)
 
 
 def settings_of(writing: Mapping[str, Any]) -> GenerationSettings:

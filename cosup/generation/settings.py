@@ -17,7 +17,7 @@ class GenerationSettings:
         max_new_tokens: tokens the model writes itself, passages not counted.
         max_length: tokens of the whole sequence; None takes the pair's own.
         do_sample: sample instead of taking the likeliest token.
-        temperature: of sampling (the paper's 0.7).
+        temperature: of sampling (the paper's 0.7); 0 takes the likeliest token.
         top_p: nucleus of sampling (the paper's 0.9).
         seed: of sampling; every question draws from its own stream, whatever the batch.
         ret_first: force `[Ret]` as the first token.
@@ -61,8 +61,8 @@ class GenerationSettings:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least {least}")
         if self.max_length is not None and self.max_length < 1:
             raise UsageError(f"max_length is {self.max_length}; expected at least 1")
-        if not 0 < self.temperature < math.inf:
-            raise UsageError(f"temperature is {self.temperature}; expected a number above 0")
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(f"temperature is {self.temperature}; expected a number of at least 0")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p is {self.top_p}; expected a number above 0 and at most 1")
         if self.min_score is not None and not math.isfinite(self.min_score):

@@ -14,7 +14,7 @@ from cosup.index.corpus import Corpus, as_sequence
 from cosup.index.embed import EmbedOptions, PassageEmbedder, embed_corpus
 from cosup.index.faiss_index import FaissIndex, check_folder
 from cosup.index.milvus_index import MilvusIndex
-from cosup.index.milvus_place import MilvusPlace, is_milvus_place
+from cosup.index.milvus_place import MilvusPlace, is_milvus_place, shown_place
 from cosup.index.open import open_index
 from cosup.index.progress import Progress
 from cosup.index.structures import IndexSettings
@@ -90,7 +90,7 @@ def building(place: str | Path) -> AbstractContextManager[None]:
     Who opens the index, or changes it meanwhile, is not kept from it.
     """
     work = work_folder(place)
-    return held_together(work.with_name(f"{work.name}.lock"), f"an index is being built at {place}")
+    return held_together(work.with_name(f"{work.name}.lock"), f"an index is being built at {shown_place(place)}")
 
 
 def check_place(place: str | Path, settings: IndexSettings | None = None) -> None:
@@ -145,7 +145,7 @@ def add_passages(
         with adding_folder(work_folder(place)) as own:
             add_passages(embedder, passages, index, place, replacing, progress, options, own)
         return
-    check_embedder(index.embedder_fingerprint, embedder.fingerprint or "unsaved", place)
+    check_embedder(index.embedder_fingerprint, embedder.fingerprint or "unsaved", shown_place(place))
     known = None if replacing else next((p.id for p in as_sequence(passages) if _is_there(index, p.id)), None)
     if known is not None:
         raise InputError(f"the index has a passage {known!r} already; replace it, or choose another id")

@@ -34,6 +34,15 @@ def is_milvus_place(place: str | Path) -> bool:
     return bool(_SERVER.match(str(place)) or _LITE.fullmatch(str(place)))
 
 
+def shown_place(place: str | Path) -> str:
+    """Return what people are told of an index's place: an address without its password.
+
+    Raises:
+        UsageError: it is an address that nothing can be at.
+    """
+    return MilvusPlace.parse(place).shown if is_milvus_place(place) else str(place)
+
+
 @dataclass(frozen=True)
 class MilvusPlace:
     """An index in Milvus.

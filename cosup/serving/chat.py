@@ -36,7 +36,6 @@ from cosup.serving.schemas import (
 )
 from cosup.serving.settings import Limits
 
-COLDEST = 0.01  # below it sampling takes the likeliest token anyway
 _MARKS = re.compile(r"\s?\[\d+\]")
 _TURNS = {"user": "User", "assistant": "Assistant"}
 _ALIKE = ("top_k", "min_score", "ret_first", "max_retrievals", "read", "distinct")  # as in `GenerationSettings`
@@ -74,9 +73,7 @@ def settings_of(request: ChatRequest, own: GenerationSettings, limits: Limits) -
     asked = request.max_completion_tokens or request.max_tokens or own.max_new_tokens
     changes: dict[str, Any] = {"max_new_tokens": min(asked, limits.max_tokens)}
     if request.temperature is not None:
-        changes["do_sample"] = request.temperature >= COLDEST
-        if request.temperature >= COLDEST:
-            changes["temperature"] = request.temperature
+        changes |= {"do_sample": request.temperature > 0, "temperature": request.temperature}
     if request.top_p is not None:
         changes["top_p"] = request.top_p
     sampled = changes.get("do_sample", own.do_sample)

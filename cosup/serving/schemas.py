@@ -110,7 +110,7 @@ class ChatRequest(Request):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: Number | None = Field(
-        None, ge=0, le=2, description="Below 0.01, or left out: the likeliest token; else sampled."
+        None, ge=0, le=2, description="0, or left out: the likeliest token; else sampled."
     )
     top_p: Number | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)

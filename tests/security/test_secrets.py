@@ -17,6 +17,7 @@ import pytest
 from cosup.errors import UsageError
 from cosup.experiments.plan import load_experiment
 from cosup.info.describe import describe
+from cosup.modeling import CoSupervisedModel
 from cosup.training.recipe import load_recipe
 from tests.commands import Cosup
 from tests.pairs import TinyWorld
@@ -105,6 +106,46 @@ def test_a_whole_way_writes_and_says_no_secret(
 
 
 # -- what is wrong with a secret at hand ------------------------------------------------------------------------------
+
+
+def test_an_index_at_an_address_with_a_password_is_told_of_without_it(
+    cosup: Cosup, tiny_world: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went well says as little as what did not: `index`, `info`, who holds a build, who made an index."""
+    from cosup.index import build
+    from cosup.index import open as opening
+    from cosup.info import describe as describing
+    from cosup.info.base import Info
+
+    class Elsewhere:
+        """An index on a server; what the command line needs of one."""
+
+        embedder_fingerprint = "another"
+
+        def compact(self) -> None: ...
+
+        def __len__(self) -> int:
+            return 3
+
+    place = f"milvus://me:{GIVEN}@127.0.0.1:9/papers"
+    monkeypatch.setattr(opening, "open_index", lambda *_: Elsewhere())
+    monkeypatch.setattr(describing, "milvus_info", lambda _: Info("index", (("passages", "3"),)))
+    for words in (["index", "--output", place, "--compact"], ["info", place]):
+        for flags in ([], ["--json"]):
+            done = cosup(*flags, *words)
+            assert done.code == 0
+            assert "127.0.0.1:9/papers" in done.out or flags != ["--json"]
+            assert silent(done.out, done.err)
+    with (
+        build.building(place),
+        pytest.raises(UsageError, match=r"127\.0\.0\.1:9/papers") as held,
+        build.building(place),
+    ):
+        pass
+    model = CoSupervisedModel.from_pretrained(tiny_world.model)
+    with pytest.raises(UsageError, match="made by embedder another") as others:
+        build.add_passages(model, [], Elsewhere(), place, replacing=False)  # type: ignore[arg-type]
+    assert silent(str(held.value), str(others.value))
 
 
 @pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["", "debug"])

@@ -145,7 +145,7 @@ class Checkpoint:
         from cosup.checkpoints import explained, load_whole, quietly
 
         with explained(self.source), quietly():
-            model = load_whole(getattr(transformers, kind), self._place, self.source, self.dtype, {})
+            model = load_whole(getattr(transformers, kind), self._place, self.source, self.dtype, {}, pickled=True)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self.tokenizer.pad_token_id
         return model.to(self.device).eval()
