@@ -19,17 +19,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cosup.checkpoints import load_embedder, load_generator, load_tokenizer, place_of
-from cosup.data.encoding import PAPER_PROMPT, PROMPT
+from cosup.data.encoding import prompt_of
 from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.model_folder import PairSettings, read_model_record, settings_of
 from cosup.modeling import CoSupervisedModel
-from cosup.pooling import Head
+from cosup.pooling import POOLINGS, Head
 from cosup.sentence_folder import SentenceFolder, dense_layers, is_sentence_folder, read_sentence_folder
 from cosup.tokens import CE, CONTROL_TOKENS, CS, RET, add_control_tokens, added_tokens, rename_tokens
 from cosup.trials import takes_positions
 
-POOLING_WORDS = {"last": "last_token", "mean": "mean", "cls": "cls"}
-PROMPTS = {"paper": PAPER_PROMPT, "cosup": PROMPT}
 _LONGEST = 4096  # tokens of a sequence, where the generator could read more and nothing is asked for
 _UNLIMITED = 10**9  # a tokenizer that knows no limit says 10^30
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,7 +38,7 @@ class JoinSettings:
     """What is to be said of the two models; None takes what their folders say, or what their form suggests.
 
     Attributes:
-        pooling: `last`, `mean` or `cls`.
+        pooling: `last_token`, `mean` or `cls`.
         query: `state` or `text`.
         similarity: `inner_product` or `cosine`.
         prompt: `paper`, `cosup`, or a format with `{question}`.
@@ -188,14 +186,14 @@ def _limit(body: PreTrainedModel, words: PreTrainedTokenizerBase, said: Sentence
 
 def _pooling(given: str | None, said: SentenceFolder | None, folder: Path) -> str:
     """Return the pooling that was given, which the folder must not contradict, or the folder's own."""
-    if given is not None and given not in POOLING_WORDS:
-        hint = did_you_mean(given, POOLING_WORDS)
-        raise UsageError(f"pooling is '{given}'{hint}; expected one of {', '.join(POOLING_WORDS)}")
+    if given is not None and given not in POOLINGS:
+        hint = did_you_mean(given, POOLINGS)
+        raise UsageError(f"pooling is '{given}'{hint}; expected one of {', '.join(POOLINGS)}")
     if said is None:
         if given is None and _reads_both_ways(folder):
             raise InputError("an encoder that does not say how it pools; say --pooling mean or --pooling cls", folder)
-        return POOLING_WORDS[given or "last"]
-    wanted = said.pooling if given is None else POOLING_WORDS[given]
+        return given or "last_token"
+    wanted = said.pooling if given is None else given
     if wanted != said.pooling:
         raise InputError(f"--pooling is {given}, but the folder pools by {said.pooling}: leave it out", folder)
     return wanted
@@ -244,7 +242,7 @@ def _pair_settings(
         known or PairSettings(),
         similarity=settings.similarity or (said.similarity if said else "inner_product"),
         temperature=1.0,
-        prompt=PROMPTS.get(prompt, prompt),
+        prompt=prompt_of(prompt),
         max_length=longest,
         max_passage_length=passage,
         pooling=pooling,

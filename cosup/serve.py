@@ -28,18 +28,18 @@ class Listening:
         host: address to bind to.
         port: 0 takes a free one.
         name: of the model in requests; None takes that of its folder.
-        keys: file of API keys.
+        api_keys: file of API keys.
         admin_keys: file of keys that may change the corpus.
-        origins: pages of other sites that may ask.
+        cors: pages of other sites that may ask.
         limits: fields of `Limits` that are not its defaults.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     name: str | None = None
-    keys: Path | None = None
+    api_keys: Path | None = None
     admin_keys: Path | None = None
-    origins: tuple[str, ...] = ()
+    cors: tuple[str, ...] = ()
     limits: tuple[tuple[str, Any], ...] = ()
 
 
@@ -84,9 +84,9 @@ def serve(
         host=listening.host,
         port=listening.port,
         name=listening.name or _name_of(places[0]),
-        keys=read_keys(os.environ.get(KEYS_VARIABLE), listening.keys),
+        api_keys=read_keys(os.environ.get(KEYS_VARIABLE), listening.api_keys),
         admin_keys=read_keys(os.environ.get(ADMIN_KEYS_VARIABLE), listening.admin_keys),
-        origins=listening.origins,
+        cors=listening.cors,
         limits=replace(Limits(), **dict(listening.limits)),
     )
 

@@ -29,20 +29,21 @@ COMMANDS = {
         --passage-prompt --pooling --prompt --query --query-prompt --ret-token --similarity""",
     "index": """--add --batch-tokens --compact --delete --dtype --help --index-type --model --output --passages
         --replace --vector-dtype""",
-    "ask": """--beam --beam-passages --ctx-truncate --distinct --dtype --filter --help --index --max-length
-        --max-new-tokens --max-retrievals --min-score --model --passage-prompt --query-prompt --query-text --read
-        --ret-first --retriever --do-sample --seed --temperature --top-k --top-p QUESTION""",
-    "generate": """--batch-size --beam --beam-passages --ctx-truncate --distinct --dtype --filter --help --index
-        --max-length --max-new-tokens --max-retrievals --min-score --model --output --passage-prompt --query-prompt
-        --query-text --questions --read --ret-first --retriever --do-sample --seed --temperature --top-k --top-p""",
+    "ask": """--beam --beam-passages --ctx-truncate --distinct --do-sample --dtype --filter --help --index
+        --max-length --max-new-tokens --max-retrievals --min-score --model --passage-prompt --query-prompt
+        --query-text --read --ret-first --retriever --seed --temperature --top-k --top-p QUESTION""",
+    "generate": """--batch-size --beam --beam-passages --ctx-truncate --distinct --do-sample --dtype --filter
+        --help --index --max-length --max-new-tokens --max-retrievals --min-score --model --output
+        --passage-prompt --query-prompt --query-text --questions --read --ret-first --retriever --seed
+        --temperature --top-k --top-p""",
     "evaluate": """--against --at-most-citations --citations --claims --dtype --format --gold --help --judge
         --judge-cache --judge-key-variable --judge-label --judge-parallel --judge-threshold --judge-timeout --mauve
         --model --no-qampari --no-rouge --output --passages --predictions --qampari --questions --rouge --suite""",
     "experiment": "--dtype --help --plan --records --scale EXPERIMENT",
-    "serve": """--admin-keys --api-keys --batch-size --beam --beam-passages --cors --ctx-truncate --distinct --dtype
-        --filter --grace --help --host --index --max-body --max-length --max-new-tokens --max-retrievals --max-tokens
-        --min-score --model --name --port --queue --read --ret-first --do-sample --seed --temperature --timeout --top-k
-        --top-p""",
+    "serve": """--admin-keys --api-keys --batch-size --beam --beam-passages --cors --ctx-truncate --distinct
+        --do-sample --dtype --filter --grace --help --host --index --max-body --max-length --max-new-tokens
+        --max-retrievals --max-tokens --min-score --model --name --port --queue --read --ret-first --seed
+        --temperature --timeout --top-k --top-p""",
     "info": "--devices --examples --help --verify PATH",
 }
 GLOBALS = "--debug --help --install-completion --json --no-color --quiet --show-completion --version"

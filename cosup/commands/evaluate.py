@@ -65,7 +65,7 @@ JUDGING: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
-    "entailment_label": (
+    "label": (
         Annotated[str | None, typer.Option("--judge-label", help="Label of a classifier that means entailment.")],
         None,
     ),

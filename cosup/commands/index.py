@@ -50,7 +50,8 @@ Sources = Annotated[
     list[Path] | None,
     typer.Option(
         "--passages",
-        help="passages.jsonl, a Parquet file, or a folder of Markdown and text files; can be given several times.",
+        help="passages.jsonl, a Parquet file, a folder of Markdown and text files, a BEIR folder, a saved dataset or "
+        "the hub id of one; can be given several times.",
         show_default=False,
     ),
 ]

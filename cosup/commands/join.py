@@ -17,7 +17,7 @@ Embedder = Annotated[
     typer.Option("--embedder", help="Folder of transformers or of sentence-transformers.", show_default=False),
 ]
 Pooling = Annotated[
-    str | None, typer.Option("--pooling", help="last, mean or cls.  [default: the folder's own, else last]")
+    str | None, typer.Option("--pooling", help="last_token, mean or cls.  [default: the folder's own, else last_token]")
 ]
 Query = Annotated[
     str | None,

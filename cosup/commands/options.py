@@ -27,7 +27,7 @@ Index = Annotated[
     str,
     typer.Option(
         "--index",
-        help="Index folder, as 'cosup index' writes it; or a Milvus file NAME.db, or milvus://HOST:PORT/COLLECTION.",
+        help="Index folder, as 'cosup index' writes it; or a Milvus file NAME.db, or milvus://HOST:PORT/NAME.",
         show_default=False,
     ),
 ]

@@ -27,12 +27,12 @@ LISTENING: Mapping[str, tuple[Any, Any]] = {
         Annotated[str | None, typer.Option("--name", help="Of the model, in requests.  [default: its folder's]")],
         None,
     ),
-    "keys": (Annotated[Path | None, typer.Option("--api-keys", help="File of keys, one a line.")], None),
+    "api_keys": (Annotated[Path | None, typer.Option("--api-keys", help="File of keys, one a line.")], None),
     "admin_keys": (
         Annotated[Path | None, typer.Option("--admin-keys", help="File of keys that may change the corpus.")],
         None,
     ),
-    "origins": (
+    "cors": (
         Annotated[
             list[str] | None,
             typer.Option(
@@ -53,17 +53,17 @@ LISTENING: Mapping[str, tuple[Any, Any]] = {
         Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of an answer at most.")],
         Limits.max_tokens,
     ),
-    "seconds": (
+    "timeout": (
         Annotated[float, typer.Option("--timeout", min=1, help="Seconds after which an answer ends as it is.")],
-        Limits.seconds,
+        Limits.timeout,
     ),
-    "body_bytes": (Annotated[int, typer.Option("--max-body", min=1000, help="Bytes of a request.")], Limits.body_bytes),
-    "grace_seconds": (
+    "max_body": (Annotated[int, typer.Option("--max-body", min=1000, help="Bytes of a request.")], Limits.max_body),
+    "grace": (
         Annotated[float, typer.Option("--grace", min=0, help="Seconds that answers have when the server stops.")],
-        Limits.grace_seconds,
+        Limits.grace,
     ),
 }
-_PLACES = ("host", "port", "name", "keys", "admin_keys")
+_PLACES = ("host", "port", "name", "api_keys", "admin_keys")
 
 
 @write.with_writing
@@ -101,7 +101,5 @@ def _listening_of(options: Mapping[str, Any]) -> Listening:
     """Return where to listen, as the options of `LISTENING` say it."""
     from cosup.serve import Listening
 
-    limits = tuple((name, value) for name, value in options.items() if name not in (*_PLACES, "origins"))
-    return Listening(
-        **{name: options[name] for name in _PLACES}, origins=tuple(options["origins"] or ()), limits=limits
-    )
+    limits = tuple((name, value) for name, value in options.items() if name not in (*_PLACES, "cors"))
+    return Listening(**{name: options[name] for name in _PLACES}, cors=tuple(options["cors"] or ()), limits=limits)

@@ -1,4 +1,4 @@
-"""Options of how answers are written and who finds passages: of `ask`, `generate` and `serve`."""
+"""Options of how answers are written (of `ask`, `generate` and `serve`) and who finds passages (`ask`, `generate`)."""
 
 from __future__ import annotations
 
@@ -135,12 +135,12 @@ def settings_of(writing: Mapping[str, Any]) -> GenerationSettings:
     return GenerationSettings(**{**writing, "where": where})
 
 
-def retriever_choice(name: str | None, query: str | None, *prompts: str | None) -> RetrieverChoice | None:
+def retriever_choice(name: str | None, query_text: str | None, *prompts: str | None) -> RetrieverChoice | None:
     """Check which retriever was asked for; None for the pair's own."""
     if name is None:
-        if query is not None or prompts != (None, None):
+        if query_text is not None or prompts != (None, None):
             raise UsageError("--query-text, --query-prompt and --passage-prompt go with --retriever")
         return None
     from cosup.generation.retrievers.opening import RetrieverChoice
 
-    return RetrieverChoice(name, query or "text", *prompts)
+    return RetrieverChoice(name, query_text or "text", *prompts)

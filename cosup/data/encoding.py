@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 PROMPT = "{instruction}## Input:\n\n{question}\n\n## Output:\n\n"
 PAPER_PROMPT = "{instruction}## Input:\n\n{question}## Output:\n\n"
+PROMPTS = {"paper": PAPER_PROMPT, "cosup": PROMPT}  # what a format may be called
 
 
 class Kind(IntEnum):
@@ -183,6 +184,17 @@ def check_prompt(prompt: str) -> None:
     unknown = [name for name in re.findall(r"\{(\w+)\}", prompt) if name not in ("question", "instruction")]
     if "{question}" not in prompt or unknown:
         raise UsageError(f"prompt is {prompt!r}; expected {{question}} in it and no placeholder but {{instruction}}")
+
+
+def prompt_of(given: str) -> str:
+    """Return a prompt format, given as itself or by its name in `PROMPTS`.
+
+    Raises:
+        UsageError: see `check_prompt`.
+    """
+    prompt = PROMPTS.get(given, given)
+    check_prompt(prompt)
+    return prompt
 
 
 def render_prompt(prompt: str, question: str, instruction: str | None = None) -> str:

@@ -97,7 +97,7 @@ class MilvusPlace:
             raise UsageError(f"milvus://{parts.netloc.rpartition('@')[2]}: {error}") from error
         shown = f"milvus://{host}:{port}/{name}"
         if not host or not name:
-            raise UsageError(f"{shown}: expected milvus://host:port/index")
+            raise UsageError(f"{shown}: expected milvus://HOST:PORT/NAME")
         options = _options(parts.query, shown)
         scheme = "https" if options.get("secure") == "true" else "http"
         return cls(

@@ -103,10 +103,8 @@ def create_app(served: Served) -> FastAPI:
     app.add_exception_handler(ClientGoneError, nobody_there)
     app.add_middleware(Bounded, limits=served.settings.limits)
     app.add_middleware(Guard, settings=served.settings)
-    if served.settings.origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=served.settings.origins, allow_methods=["*"], allow_headers=["*"]
-        )
+    if served.settings.cors:
+        app.add_middleware(CORSMiddleware, allow_origins=served.settings.cors, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Counted, metrics=served.runner.metrics)
     return app
 

@@ -63,7 +63,7 @@ class Guard:
             )
 
     def _knows(self, key: str | None) -> bool:
-        return _among(key, (*self.settings.keys, *self.settings.admin_keys))
+        return _among(key, (*self.settings.api_keys, *self.settings.admin_keys))
 
     def _check_origin(self, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -72,7 +72,7 @@ class Guard:
                 403, f"the host {host[:100]!r} is not this server's; ask {self.settings.host}", code="wrong_host"
             )
         origin = headers.get("origin")
-        if origin is None or origin in self.settings.origins or not self.settings.is_open:
+        if origin is None or origin in self.settings.cors or not self.settings.is_open:
             return
         if origin not in (f"http://{host}", f"https://{host}"):
             raise ApiError(403, f"pages of {origin[:100]} may not ask here; --cors names those that may", code="origin")
@@ -128,7 +128,7 @@ class Bounded:
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return a request's body; None where the client went away before it was whole."""
-        most = self.limits.body_bytes
+        most = self.limits.max_body
         too_large = ApiError(413, f"the request has more than {most:,} bytes; send less at a time", code="too_large")
         length = Headers(scope=scope).get("content-length", "0")
         if length.isdecimal() and int(length) > most:

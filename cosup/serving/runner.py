@@ -109,7 +109,7 @@ class Runner:
         Raises:
             ApiError: the queue is full, the server stops, the question cannot be asked, or it waited too long.
         """
-        deadline = time.monotonic() + self.limits.seconds
+        deadline = time.monotonic() + self.limits.timeout
         job = Job(question, settings, live, with_hits, asyncio.get_running_loop(), deadline)
         with self._state:
             self._admit_request()
@@ -142,10 +142,10 @@ class Runner:
         with self._state:
             self._admit_request()
         try:
-            async with asyncio.timeout(self.limits.seconds):
+            async with asyncio.timeout(self.limits.timeout):
                 return [await self._between_steps(self._calls, work) for work in works]
         except TimeoutError:
-            raise too_slow(self.limits.seconds) from None
+            raise too_slow(self.limits.timeout) from None
         finally:
             self._release(1)
 
@@ -280,14 +280,14 @@ class Runner:
     def _keep_time(self) -> None:
         """End what has had its time; once the server is to stop, what waits at once and the rest after the grace."""
         if self._drained is not None:
-            grace = self._drained + self.limits.grace_seconds
+            grace = self._drained + self.limits.grace
             for lane in self._lanes:
                 self._deliver(lane.refuse_waiting())
                 for job in lane.jobs.values():
                     job.deadline = min(job.deadline, grace)
         now = time.monotonic()
         for lane in self._lanes:
-            self._deliver(lane.past_deadline(now, self.limits.seconds))
+            self._deliver(lane.past_deadline(now, self.limits.timeout))
 
     def _deliver(self, news: News) -> None:
         """Hand events to the loops of their requests, in one wake-up a loop."""

@@ -44,7 +44,7 @@ def config_of(served: Served) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         http=patient(limits.stalled_seconds),
-        timeout_graceful_shutdown=ceil(limits.grace_seconds) + 5,
+        timeout_graceful_shutdown=ceil(limits.grace) + 5,
         timeout_keep_alive=30,
         limit_concurrency=limits.batch_size + limits.queue + 1024,
     )

@@ -22,27 +22,27 @@ class Limits:
         batch_size: answers written at once.
         queue: requests that wait beside them; one more is refused (429).
         max_tokens: tokens that an answer may have at most, whatever a request asks for.
-        seconds: from the request to the end of its answer; past it, what is written so far is the answer.
-        body_bytes: of a request.
+        timeout: seconds from the request to the end of its answer; past it, what is written so far is the answer.
+        max_body: bytes of a request.
         stalled_seconds: that a client may take to send its request, or to take what it is sent.
         passages: of a request that adds passages.
         texts: of a request that embeds.
-        grace_seconds: that answers on their way have when the server is to stop.
+        grace: seconds that answers on their way have when the server is to stop.
     """
 
     batch_size: int = 32
     queue: int = 256
     max_tokens: int = 1024
-    seconds: float = 120.0
-    body_bytes: int = 1_000_000
+    timeout: float = 120.0
+    max_body: int = 1_000_000
     stalled_seconds: float = 30.0
     passages: int = 256
     texts: int = 256
-    grace_seconds: float = 30.0
+    grace: float = 30.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            least = 0 if name in ("queue", "grace_seconds") else 1
+            least = 0 if name in ("queue", "grace") else 1
             if not value >= least:
                 raise UsageError(f"{name} is {value}; expected at least {least}")
 
@@ -55,9 +55,9 @@ class ServeSettings:
         host: address to bind to; only a loopback one without keys.
         port: 0 takes a free one.
         name: of the model, in `model` fields.
-        keys: who may ask; empty: everybody who reaches the address.
+        api_keys: who may ask; empty: everybody who reaches the address.
         admin_keys: who may also change the corpus; empty: nobody.
-        origins: pages of other sites that may ask from a browser (CORS).
+        cors: pages of other sites that may ask from a browser (CORS).
         reload_seconds: between two looks at whether the index on disk was changed; 0 never looks.
         limits: see there.
     """
@@ -65,9 +65,9 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     name: str = "cosup"
-    keys: frozenset[str] = frozenset()
+    api_keys: frozenset[str] = frozenset()
     admin_keys: frozenset[str] = frozenset()
-    origins: tuple[str, ...] = ()
+    cors: tuple[str, ...] = ()
     reload_seconds: float = 2.0
     limits: Limits = field(default_factory=Limits)
 
@@ -78,14 +78,14 @@ class ServeSettings:
                 "give --api-keys FILE, or leave --host out"
             )
 
-        wrong = next((origin for origin in self.origins if not _ORIGIN.fullmatch(origin)), None)
+        wrong = next((origin for origin in self.cors if not _ORIGIN.fullmatch(origin)), None)
         if wrong is not None:
             raise UsageError(f"--cors is {wrong!r}; expected a site such as https://our.site, without a path")
 
     @property
     def is_open(self) -> bool:
         """Whether whoever reaches the address may ask; changing the corpus needs an admin key all the same."""
-        return not self.keys
+        return not self.api_keys
 
 
 def is_loopback(host: str) -> bool:

@@ -54,7 +54,7 @@ class DataSettings:
         eval_examples: held-out examples; or a list.
         max_eval_examples: how many held-out examples are used (the first ones); None uses all.
         template: how questions become examples.
-        prompt: prompt format.
+        prompt: prompt format, or its name: paper, cosup.
         max_length: tokens of a sequence.
         max_passage_length: tokens of a passage.
         streaming: whether examples are read while training goes on, in place of being held in memory, and passages

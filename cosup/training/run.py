@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerState, set_seed
 
+from cosup.data.encoding import prompt_of
 from cosup.data.reading import check_references, line_of, read_all, read_examples, read_passages, read_questions
 from cosup.data.store import PassageStore
 from cosup.data.stream import StreamedExamples, StreamOrder, told_plainly
@@ -165,7 +166,7 @@ def pair_settings(recipe: Recipe, config: Any) -> PairSettings:
     return PairSettings(
         similarity=config.similarity,
         temperature=float(config.temperature),
-        prompt=data.prompt,
+        prompt=prompt_of(data.prompt),
         template=data.template,
         max_length=data.max_length,
         max_passage_length=data.max_passage_length,

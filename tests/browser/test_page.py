@@ -315,7 +315,7 @@ def test_errors_are_told_in_plain_words(toy: Path, toy_model: CoSupervisedModel,
 
 
 def test_a_key_is_asked_for_and_used(toy: Path, toy_model: CoSupervisedModel, browser: Any) -> None:
-    with running(toy_model, toy / "index", keys=frozenset({"secret"})) as server:
+    with running(toy_model, toy / "index", api_keys=frozenset({"secret"})) as server:
         tab = Tab(browser, server)
         assert "needs an API key" in tab.notice()
         tab.ask()

@@ -100,7 +100,7 @@ def served(folder: Path) -> Iterator[Running]:
     model.save_pretrained(folder / "model")
     model = type(model).from_pretrained(folder / "model").eval()
     build_index(model, pairs.PASSAGES, folder / "index")
-    limits = Limits(max_tokens=3, stalled_seconds=2, seconds=20)
+    limits = Limits(max_tokens=3, stalled_seconds=2, timeout=20)
     with running(model, folder / "index", limits, admin_keys=frozenset({"root"})) as server:
         yield server
 

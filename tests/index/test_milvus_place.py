@@ -79,8 +79,8 @@ def test_credentials_come_from_the_place_or_the_environment_and_are_never_shown(
     [
         ("corpus.db:two words", "named 'two words'; expected at most 200 letters"),
         ("corpus.db:", "named ''"),
-        ("milvus://host", "expected milvus://host:port/index"),
-        ("milvus:///recipes", "expected milvus://host:port/index"),
+        ("milvus://host", "expected milvus://HOST:PORT/NAME"),
+        ("milvus:///recipes", "expected milvus://HOST:PORT/NAME"),
         ("milvus://host:port/recipes", "milvus://host:port: .*port"),
         ("milvus://ann:secret@host:port/recipes", "^milvus://host:port: "),
         ("milvus://host/a/b", "named 'a/b'"),

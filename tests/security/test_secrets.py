@@ -220,7 +220,7 @@ def test_a_server_tells_no_key(toy: Path, toy_model: object, caplog: pytest.LogC
     """Neither its own nor those that it is asked with: not in answers, errors, metrics, the document or the log."""
     caplog.set_level(logging.DEBUG)
     key, admin = SECRETS["COSUP_API_KEYS"], SECRETS["COSUP_ADMIN_KEYS"]
-    keys = {"keys": frozenset({key}), "admin_keys": frozenset({admin})}
+    keys = {"api_keys": frozenset({key}), "admin_keys": frozenset({admin})}
     with running(toy_model, toy / "index", **keys) as server:  # type: ignore[arg-type]
         replies = [asked(server, given, way) for given in (key, admin, GIVEN) for way in WAYS]
         assert {status for status, _ in replies} >= {200, 400, 401, 403, 404}

@@ -125,7 +125,7 @@ def test_searches_and_embeddings_count_in_the_queue_too(toy: Path, toy_model: Co
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_that_takes_too_long_ends_as_it_is(toy: Path, toy_model: CoSupervisedModel, stream: bool) -> None:
-    with running(toy_model, toy / "index", Limits(seconds=1), pace=0.4) as server:
+    with running(toy_model, toy / "index", Limits(timeout=1), pace=0.4) as server:
         reply = server.chat(stream=stream)
         assert reply.status == 200
         last = reply.events[-1] if stream else reply.json
@@ -136,7 +136,7 @@ def test_an_answer_that_takes_too_long_ends_as_it_is(toy: Path, toy_model: CoSup
 
 def test_who_waits_too_long_is_told(toy: Path, toy_model: CoSupervisedModel) -> None:
     """The one that is written ends as it is; those behind it get 503, not an empty answer."""
-    with running(toy_model, toy / "index", Limits(batch_size=1, seconds=1), pace=0.3) as server:
+    with running(toy_model, toy / "index", Limits(batch_size=1, timeout=1), pace=0.3) as server:
         with ThreadPoolExecutor(3) as pool:
             replies = list(pool.map(lambda _: server.chat(), range(3)))
         codes = sorted(reply.status for reply in replies)
@@ -257,7 +257,7 @@ def test_draining_finishes_what_is_written_and_refuses_the_rest(toy: Path, toy_m
 @pytest.mark.parametrize("stream", [True, False])
 def test_after_the_grace_answers_end_as_they_are(toy: Path, toy_model: CoSupervisedModel, stream: bool) -> None:
     """Whole in form: a reason, and the end of the stream."""
-    with running(toy_model, toy / "index", Limits(grace_seconds=1), pace=0.4) as server:
+    with running(toy_model, toy / "index", Limits(grace=1), pace=0.4) as server:
         found: list[Any] = []
         asking = threading.Thread(target=lambda: found.append(server.chat(stream=stream)))
         asking.start()

@@ -22,7 +22,7 @@ CHAT = "/v1/chat/completions"
 
 def test_with_keys_nobody_else_asks(toy: Path, toy_model: CoSupervisedModel) -> None:
     """The page, its files, health and the document are open; the admin's key asks too, and alone changes the corpus."""
-    keys = {"keys": frozenset({"one", "two"}), "admin_keys": frozenset({"root"})}
+    keys = {"api_keys": frozenset({"one", "two"}), "admin_keys": frozenset({"root"})}
     with running(toy_model, toy / "index", **keys) as server:
         for path in ("/", "/web/app.js", "/healthz", "/readyz", "/openapi.json"):
             assert server.ask("GET", path).status == 200, path
@@ -75,7 +75,7 @@ def test_without_a_key_only_this_machine_is_served() -> None:
             ServeSettings(host=host)
         with pytest.raises(UsageError, match="there is no API key"):
             ServeSettings(host=host, admin_keys=frozenset({"k"}))
-        assert not ServeSettings(host=host, keys=frozenset({"k"})).is_open
+        assert not ServeSettings(host=host, api_keys=frozenset({"k"})).is_open
     assert [is_loopback(h) for h in ("localhost", "127.3.2.1", "::1", "10.0.0.1", "x")] == [True] * 3 + [False] * 2
 
 
@@ -103,11 +103,11 @@ def test_an_open_server_is_not_asked_through_its_visitors_browser(server: Runnin
 )
 def test_an_origin_that_no_browser_sends_is_refused_at_the_start(origin: str) -> None:
     with pytest.raises(UsageError, match="expected a site such as https://our"):
-        ServeSettings(origins=(origin,))
+        ServeSettings(cors=(origin,))
 
 
 def test_pages_that_are_named_may_ask(toy: Path, toy_model: CoSupervisedModel) -> None:
-    with running(toy_model, toy / "index", origins=("https://ours.example",)) as server:
+    with running(toy_model, toy / "index", cors=("https://ours.example",)) as server:
         asked = server.ask(
             "OPTIONS", CHAT, Origin="https://ours.example", Access_Control_Request_Method="POST",
             Access_Control_Request_Headers="content-type",
@@ -123,7 +123,7 @@ def test_pages_that_are_named_may_ask(toy: Path, toy_model: CoSupervisedModel) -
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(toy: Path, toy_model: CoSupervisedModel) -> None:
     """By its length, and by counting where none is given; the server goes on."""
-    with running(toy_model, toy / "index", Limits(body_bytes=5000)) as server:
+    with running(toy_model, toy / "index", Limits(max_body=5000)) as server:
         refused = server.ask("POST", CHAT, b" " * 5001)
         assert (refused.status, refused.error["code"]) == (413, "too_large")
         assert server.ask("POST", CHAT, b" " * 5000).status == 400

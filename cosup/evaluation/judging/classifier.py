@@ -23,21 +23,19 @@ class ClassifierJudge:
 
     Args:
         checkpoint: the model.
-        entailment_label: the label that means entailment, or its number; None finds it by its name.
+        label: the label that means entailment, or its number; None finds it by its name.
         threshold: probability of entailment from which on a pair is entailed; None asks that no label be likelier.
 
     Raises:
         UsageError: none of the model's labels is known to mean entailment, or the threshold is no probability.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, entailment_label: str | None = None, threshold: float | None = None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, label: str | None = None, threshold: float | None = None) -> None:
         if threshold is not None:
             check_threshold(threshold)
         self._checkpoint = checkpoint
         self._labels = {int(i): str(label) for i, label in checkpoint.config.id2label.items()}
-        self._entailment = find_entailment(self._labels, entailment_label, checkpoint.source)
+        self._entailment = find_entailment(self._labels, label, checkpoint.source)
         self._threshold = threshold
 
     @cached_property
@@ -136,7 +134,7 @@ def find_entailment(labels: Mapping[int, str], wanted: str | None, source: str) 
         if len(found) != 1 or len(labels) < 2:
             raise UsageError(
                 f"'{source}' has the labels {shown}, and it is not known which means entailment; name it with "
-                "--judge-label (entailment_label)"
+                "--judge-label"
             )
         return found[0]
     found = [i for i, label in labels.items() if wanted.lower() == label.lower() or wanted == str(i)]

@@ -22,7 +22,6 @@ from cosup.evaluation.judging.base import THRESHOLD, FunctionJudge, Judge, one_l
 from cosup.evaluation.judging.cache import CachedJudge, Progress
 
 FORMS = "a hub id or folder (NLI classifier, or T5 of TRUE's kind), http(s)://HOST/v1#MODEL, or MODULE:FUNCTION"
-_WORDS = {"entailment_label": "label"}  # whose name on the command line is another
 _URL = re.compile(r"https?:/", re.IGNORECASE)
 _FUNCTION = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<function>[^\W\d]\w*)")
 
@@ -32,7 +31,7 @@ class JudgeOptions:
     """How a judge decides; what is None is left to the judge.
 
     Attributes:
-        entailment_label: of a classifier: the label, or its number, that means entailment.
+        label: of a classifier: the label, or its number, that means entailment.
         threshold: of a classifier or function: the probability from which on a pair is entailed.
         batch_size: of a model: pairs a batch.
         dtype: of a model: `auto`, `float32` or `bfloat16`.
@@ -42,7 +41,7 @@ class JudgeOptions:
         key_variable: of an endpoint: environment variable with the key.
     """
 
-    entailment_label: str | None = None
+    label: str | None = None
     threshold: float | None = None
     batch_size: int | None = None
     dtype: str | None = None
@@ -65,7 +64,7 @@ class JudgeOptions:
         found = {name: value for name, value in given.items() if value is not None}
         for name in found:
             if name not in names:
-                option = f"--judge-{_WORDS.get(name, name.replace('_', '-'))}"
+                option = f"--judge-{name.replace('_', '-')}"
                 raise UsageError(f"the judge's {option} is of no use to {judge}; leave it out")
         return found
 
@@ -153,7 +152,7 @@ def _model(spec: str, options: JudgeOptions) -> Judge:
     except UsageError as error:
         raise UsageError(f"{error}; a judge is {FORMS}") from error
     if checkpoint.architecture.endswith("ForSequenceClassification"):
-        chosen = options.only("a classifier", "entailment_label", "threshold", *names)
+        chosen = options.only("a classifier", "label", "threshold", *names)
         own = {name: value for name, value in chosen.items() if name not in names}
         return ClassifierJudge(checkpoint, **own)
     if getattr(checkpoint.config, "is_encoder_decoder", False):

@@ -39,18 +39,18 @@ class RetrieverChoice:
 
     Attributes:
         name: `bm25`, `separate:` and a model folder, or a hub id or folder of sentence-transformers.
-        query: what a retriever that reads text is asked: `text`, `question` or `last_sentence`.
+        query_text: what a retriever that reads text is asked: `text`, `question` or `last_sentence`.
         query_prompt: put before a query by sentence-transformers; None takes the model's own.
         passage_prompt: put before a passage likewise.
     """
 
     name: str
-    query: str = "text"
+    query_text: str = "text"
     query_prompt: str | None = None
     passage_prompt: str | None = None
 
     def __post_init__(self) -> None:
-        check_query_text(self.query)
+        check_query_text(self.query_text)
         if not self.name.removeprefix(SEPARATE):
             raise UsageError(f"--retriever is '{self.name}'; expected bm25, separate:MODEL_FOLDER or a model")
         prompts = self.query_prompt is not None or self.passage_prompt is not None
@@ -167,8 +167,8 @@ def check_retriever(choice: RetrieverChoice) -> None:
 def _bm25(choice: RetrieverChoice, index: VectorIndex | Texts, place: Path) -> Opened:
     source, identity = index.identity, _identity(choice)
     if is_current(place, source):
-        return Opened(BM25Retriever(place, choice.query), identity)
-    return Opened(BM25Retriever.build(index, place, source, choice.query), identity, place)
+        return Opened(BM25Retriever(place, choice.query_text), identity)
+    return Opened(BM25Retriever.build(index, place, source, choice.query_text), identity, place)
 
 
 def _sentence_transformer(
@@ -181,11 +181,11 @@ def _sentence_transformer(
     identity = _identity(choice) | {"retriever.model": embedder.fingerprint}
     if _read(stamp) == wanted:
         try:
-            return Opened(SentenceTransformerRetriever.load(embedder, place, choice.query), identity)
+            return Opened(SentenceTransformerRetriever.load(embedder, place, choice.query_text), identity)
         except InputError:
             stamp.unlink()
     stamp.unlink(missing_ok=True)
-    built = SentenceTransformerRetriever.build(embedder, _on_disk(index, place), place, choice.query, progress)
+    built = SentenceTransformerRetriever.build(embedder, _on_disk(index, place), place, choice.query_text, progress)
     stamp.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
     return Opened(built, identity, place)
 
@@ -206,7 +206,7 @@ def _separate(
         pair = CoSupervisedModel.from_pretrained(folder, writer.generator.dtype)
         pair.to(writer.device)
     if pair.settings.query == "text":
-        return Opened(TextRetriever(pair, index, choice.query), identity)
+        return Opened(TextRetriever(pair, index, choice.query_text), identity)
     if pair.generator_tokenizer.get_vocab() != writer.generator_tokenizer.get_vocab():
         raise UsageError(f"{folder} has another vocabulary than the model that writes, whose tokens it would read")
     return Opened(SeparateRetriever(pair, index), identity)
@@ -214,7 +214,7 @@ def _separate(
 
 def _identity(choice: RetrieverChoice) -> dict[str, Any]:
     name = choice.name if choice.separate is None else f"{SEPARATE}{choice.separate.name}"
-    return {"retriever": name, "retriever.query": choice.query, "retriever.query_prompt": choice.query_prompt}
+    return {"retriever": name, "retriever.query": choice.query_text, "retriever.query_prompt": choice.query_prompt}
 
 
 def _read(path: Path) -> Any:

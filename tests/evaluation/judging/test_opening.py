@@ -59,7 +59,7 @@ def test_a_classifier_and_a_t5_are_told_apart_by_their_config(nli: str, true: st
 
 
 def test_options_reach_the_classifier(nli: str) -> None:
-    judge = open_judge(nli, JudgeOptions(entailment_label="0", threshold=0.75))
+    judge = open_judge(nli, JudgeOptions(label="0", threshold=0.75))
     assert judge.name.endswith("label CONTRADICTION, threshold 0.75")
 
 
@@ -139,7 +139,7 @@ def test_models_that_do_not_judge_are_refused(tmp_path: Path, nli: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("http://host/v1#m", {"entailment_label": "0"}, "--judge-label is of no use to an endpoint"),
+        ("http://host/v1#m", {"label": "0"}, "--judge-label is of no use to an endpoint"),
         ("http://host/v1#m", {"threshold": 0.5}, "--judge-threshold is of no use to an endpoint"),
         ("judges_for_tests:contains", {"timeout": 1.0}, "--judge-timeout is of no use to a function"),
         ("NLI", {"parallel": 2}, "--judge-parallel is of no use to a classifier"),
