@@ -504,7 +504,7 @@ def test_queries_are_held_out_and_near_real_vectors(tmp_path: Path) -> None:
     np.testing.assert_allclose(retrieval_benchmark.split(setting)[0].mean, fitted.mean, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf-sq"])
+@pytest.mark.parametrize("kind", [pytest.param("flat", marks=pytest.mark.slow), "ivf-sq"])
 def test_a_size_is_built_and_searched_in_fresh_processes(tmp_path: Path, kind: str) -> None:
     found = retrieval_benchmark.measure(retrieval_setting(tmp_path, index_type=kind), 3000, tmp_path)
     assert (found["passages"], found["type"]) == (3000, kind)

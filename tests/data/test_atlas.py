@@ -160,10 +160,10 @@ def test_the_words_of_training_cover_every_world(sizes: tuple[int, int]) -> None
     tokenizer = build_word_tokenizer(atlas.train_texts)
     assert 500 < len(tokenizer) < 1200
     for passages, questions in worlds(atlas):
-        for text in [p.rendered for p in passages] + [q.question for q in questions]:
-            ids = tokenizer.encode(text)
-            assert tokenizer.unk_token_id not in ids, text
-            assert tokenizer.decode(ids) == text
+        texts = [p.rendered for p in passages] + [q.question for q in questions]
+        encoded = tokenizer(texts)["input_ids"]
+        assert not [text for text, ids in zip(texts, encoded, strict=True) if tokenizer.unk_token_id in ids]
+        assert tokenizer.batch_decode(encoded) == texts
 
 
 def test_the_word_tokenizer_survives_saving(atlas: Atlas, tmp_path: object) -> None:

@@ -148,6 +148,7 @@ def test_a_scale_has_its_own_systems_settings_and_results(cosup: Cosup, tiny_wor
     assert json.loads(record.read_text(encoding="utf-8"))["trainings"][0]["recipe"]["training"]["max_steps"] == 1
 
 
+@pytest.mark.usefixtures("pictures")
 def test_an_axis_makes_a_system_of_each_value(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
     axes = {"objective.nsp_weight": [0, 0.5], "objective.mask_same_passage": [True, False]}
     path = experiment(tiny_world, tmp_path, axes=axes, systems={"both": {"name": "NTP + NSP"}}, compare=[], scales={})
@@ -287,6 +288,7 @@ def test_records_of_elsewhere_count_as_done(cosup: Cosup, tiny_world: TinyWorld,
     assert len(made(kept, "*.json")) == 3  # of a run that was killed before it could copy them
 
 
+@pytest.mark.usefixtures("pictures")
 def test_both_spaces_are_measured_over_the_training(
     cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -279,7 +279,7 @@ def test_the_least_effort_that_suffices_is_chosen(tmp_path: Path) -> None:
 def test_a_large_batch_gives_what_each_query_gives_alone(tmp_path: Path, kind: str) -> None:
     """Many more queries than FAISS takes one by one, in vectors long enough for rounding to differ."""
     random = np.random.default_rng(0)
-    values, queries = (random.normal(size=(count, 48)).astype(np.float32) for count in (3000, 100))
+    values, queries = (random.normal(size=(count, 48)).astype(np.float32) for count in (1500, 60))
     index = build(tmp_path / "index", values, kind=kind)
     for k in (1, 10, 100):
         assert index.search(queries, k) == [index.search(query[None], k)[0] for query in queries]
@@ -462,7 +462,7 @@ class Model:
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf-sq"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, first=st.integers(1, 30))
 def test_any_sequence_of_changes_equals_a_plain_model(
     tmp_path_factory: pytest.TempPathFactory, kind: str, steps: list[Step], first: int

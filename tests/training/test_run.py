@@ -18,7 +18,7 @@ from cosup.training.recipe import Recipe, parse_recipe
 from cosup.training.run import train
 from cosup.training.run_folder import save_whole
 from tests import pairs
-from tests.training.runs import RECIPES, SHARDED, tiny, write_world
+from tests.training.runs import HOUSE, RECIPES, SHARDED, tiny, write_world
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,6 @@ def test_every_recipe_runs(path: Path, world: Path, tmp_path: Path) -> None:
     model = CoSupervisedModel.from_pretrained(train(parse_recipe(record)))
     log = json.loads((tmp_path / "run" / "metrics.json").read_text())["log"]
     assert sum("loss" in entry for entry in log) == 2
-    assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
     assert model.embed_ids([model.encode_passage("Red Tide :: Red Tide is a book.")]).isfinite().all()
     assert (model.base is not None) == bool(record["training"].get("save_adapters"))
     assert model.settings.prompt == record["data"].get("prompt", PROMPT)
@@ -135,6 +134,14 @@ def test_every_recipe_runs(path: Path, world: Path, tmp_path: Path) -> None:
         assert json.loads(mined[-1].read_text())["epoch"] == 1
     if "eval_strategy" in record["training"]:
         assert any("eval_recall@1" in entry for entry in log) == (record.get("supervision") != "ntp")
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize("name", ["squad-ntp", "squad-contrast"])
+def test_a_run_leaves_its_curves(name: str, world: Path, tmp_path: Path) -> None:
+    """Of a recipe that logs few figures, and of one that logs many."""
+    train(parse_recipe(tiny(HOUSE / "recipes" / f"{name}.yaml", world, tmp_path / "run")))
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
 
 
 FIGURES = ("loss", "ntp_loss", "nsp_loss", "nsp_accuracy", "generator_grad_norm", "embedder_grad_norm")
