@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Trial:
         found: what went wrong, a line each.
         holds: what holds now, in one line.
         seconds: that it took.
+        details: what else the record keeps, by name.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Trial:
     found: Sequence[str]
     holds: str
     seconds: float
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -53,7 +55,8 @@ class Trial:
         origin = about(words)
         command = origin.pop("command")
         own = {**vars(self), "found": list(self.found), "seconds": round(self.seconds, 1)}
-        return {**own, "command": command, "environment": origin}
+        details = own.pop("details")
+        return {**own, "command": command, "environment": origin, **details}
 
     def write(self, words: Sequence[str], folder: Path = RECORDS, adds: bool = False) -> Path:
         """Write the record as `NAME.json` into a folder and return its path.

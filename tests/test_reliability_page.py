@@ -80,3 +80,10 @@ def test_a_record_that_is_none_is_named(change: dict[str, Any], told: str, tmp_p
     (tmp_path / "odd.json").write_text(json.dumps({k: v for k, v in record.items() if v is not None}))
     with pytest.raises(SystemExit, match=rf"odd\.json {told}"):
         reliability_page.read_records(tmp_path)
+
+
+def test_a_record_keeps_details_beside_the_rest(tmp_path: Path) -> None:
+    path = Trial("soak", "hours", "load", 2, [], "it", 1.0, {"samples": [1, 2]}).write(["x.py"], tmp_path)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["samples"] == [1, 2]
+    assert "details" not in record
