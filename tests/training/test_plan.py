@@ -143,7 +143,8 @@ def test_a_pack_on_fakes_takes_what_a_real_one_takes(family: str, checkpointing:
     shape = config(family, 90, width=32, layers=3)
     model: Any = AutoModel.from_config(shape, attn_implementation="cosup_counted").train()
     if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        checkpoint = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        checkpoint({"use_reentrant": False})
     real = run_counted(model, torch.zeros(1, 200, dtype=torch.long), half)
     assert run_on_fakes(shape, 200, PackSettings(half=half, checkpointing=checkpointing)) == real
 
