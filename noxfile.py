@@ -14,8 +14,9 @@ import nox
 HOUSE = Path(__file__).parent
 PYTHONS = ("3.11", "3.12", "3.13")
 
-nox.needs_version = ">=2025.2"
+nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "venv"
+nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests"]
@@ -58,6 +59,13 @@ def docs(session: nox.Session) -> None:
     """Build the documentation into site/; a warning is an error."""
     install(session, "-e", ".[docs]")
     session.run("mkdocs", "build", "--strict", "--site-dir", "site", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Try damaged input on everything that reads; `nox -s fuzz -- indexes --cases 500` tries some of it."""
+    install(session, "-e", ".[dev,fuzz]")
+    session.run("python", "benchmarks/fuzz.py", *session.posargs)
 
 
 @nox.session
