@@ -87,9 +87,22 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
-    """Write a JSON object for people to read, whole or not at all. Raises as `whole_file`."""
-    text = json.dumps(record, ensure_ascii=False, indent=2)
-    write_text(path, f"{text}\n")
+    """Write a JSON object for people to read, whole or not at all. Raises as `json_text` and `whole_file`."""
+    write_text(path, json_text(record, path))
+
+
+def json_text(record: Mapping[str, Any], path: str | Path) -> str:
+    """Return a JSON object as people read it.
+
+    Raises:
+        InputError: it has a value that JSON or UTF-8 cannot hold (NaN, an unpaired surrogate, an object); names `path`.
+    """
+    try:
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=2)
+        text.encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"cannot be written as JSON: {error}", path) from error
+    return f"{text}\n"
 
 
 def write_jsonl(path: str | Path, records: Iterable[JsonRecord]) -> int:

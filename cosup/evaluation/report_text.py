@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from cosup.data.writing import atomic_open, write_jsonl
-from cosup.errors import InputError, UsageError
+from cosup.data.writing import json_text, write_jsonl, write_text
+from cosup.errors import UsageError
 from cosup.evaluation.left_out import shown_ids
 from cosup.evaluation.report import Report
 from cosup.evaluation.scoring import (
@@ -125,12 +124,8 @@ def write_report(report: Report, folder: str | Path) -> Path:
     path = place / "report.json"
     if place.exists() and not place.is_dir():
         raise UsageError(f"cannot write a report to {place}: it is a file; expected a folder")
-    try:
-        text = json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False, indent=2)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the report's settings cannot be written as JSON: {error}", path) from error
+    text = json_text(report.to_dict(), path)  # before anything is written
     write_jsonl(place / "per_question.jsonl", report.results)
-    for target, content in ((place / "report.md", markdown(report)), (path, text + "\n")):
-        with atomic_open(target) as stream:
-            stream.write(content)
+    write_text(place / "report.md", markdown(report))
+    write_text(path, text)
     return path

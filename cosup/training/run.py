@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +128,16 @@ def _finish(trainer: CoSupervisionTrainer, metrics: dict[str, Any], folder: Path
     state = unsharded_state(trainer.model)
     if trainer.args.should_save:
         log = trainer.state.log_history
-        write_json(folder / "metrics.json", {"metrics": metrics, "log": log})
+        write_json(folder / "metrics.json", {"metrics": _finite(metrics), "log": [*map(_finite, log)]})
         draw_curves(log, folder / "curves.png")
         save_whole(trainer.model, folder / "model", state, "adapters" if trainer.args.save_adapters else "merge")
     barrier()
     return folder / "model"
+
+
+def _finite(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return figures with null for those that JSON cannot hold: norms of steps that float16 has skipped."""
+    return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in figures.items()}
 
 
 def _train(trainer: CoSupervisionTrainer, checkpoint: Path | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cosup.data.writing import atomic_open, whole_file, write_jsonl, write_jsonl_files
+from cosup.data.writing import atomic_open, whole_file, write_json, write_jsonl, write_jsonl_files
 from cosup.errors import InputError, UsageError
 from cosup.records import Passage
 
@@ -47,6 +47,13 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path: Path) ->
 def test_what_json_cannot_hold_is_refused_and_nothing_written(value: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x.jsonl: record 2 cannot be written as JSON"):
         write_jsonl(tmp_path / "x.jsonl", [GOOD, {"id": "2", "value": value}])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", {1, 2}, b"x"])
+def test_an_object_that_json_cannot_hold_is_refused_too(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x.json: cannot be written as JSON"):
+        write_json(tmp_path / "x.json", {"a": value})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cosup.training import run
 from cosup.training.recipe import Recipe, parse_recipe
 from cosup.training.run import train
 from cosup.training.run_folder import save_whole
+from cosup.training.trainer import CoSupervisionTrainer
 from tests import pairs
 from tests.training.runs import HOUSE, RECIPES, SHARDED, tiny, write_world
 
@@ -117,6 +119,21 @@ def test_a_run_in_bf16_is_told_where_the_machine_has_no_instructions_for_it(
     monkeypatch.setattr(run, "has_fast_bfloat16", lambda device: fast)
     train(_recipe(world, tmp_path, bf16=True))
     assert ("bf16 is on, but this machine has no instructions for it" in caplog.text) == told
+
+
+def test_figures_that_json_has_not_are_null(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The norm of a step that float16 skips is infinite; `metrics.json` stays JSON that any program reads."""
+    real = run._train
+
+    def with_a_skipped_step(trainer: CoSupervisionTrainer, checkpoint: Path | None) -> dict[str, Any]:
+        found = real(trainer, checkpoint)
+        trainer.state.log_history.append({"step": 9, "grad_norm": math.inf})
+        return found
+
+    monkeypatch.setattr(run, "_train", with_a_skipped_step)
+    train(_recipe(world, tmp_path))
+    log = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)["log"]
+    assert log[-1] == {"step": 9, "grad_norm": None}
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path not in SHARDED], ids=lambda p: p.stem)
