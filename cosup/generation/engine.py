@@ -37,7 +37,8 @@ class Engine:
         settings: how to write, where a call does not say otherwise.
 
     Raises:
-        UsageError: the index was made by another embedder, or `max_length` is more than the model's context.
+        InputError: the index was made by another embedder.
+        UsageError: `max_length` is more than the model's context.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ import torch
 from cosup.data.padding import pad_right
 from cosup.data.sentences import sentences
 from cosup.errors import UsageError, did_you_mean
-from cosup.index.base import VectorIndex
+from cosup.index.base import UNSAVED, VectorIndex, check_embedder
 from cosup.index.filters import Filter
 from cosup.modeling import CoSupervisedModel
 from cosup.records import Hit, Passage
@@ -104,7 +104,7 @@ def retriever_for(model: CoSupervisedModel, index: VectorIndex) -> Retriever:
     """Return the pair's own way to search an index: by the state at `[Ret]`, or by text where it says so.
 
     Raises:
-        UsageError: the index was made by another embedder.
+        InputError: the index was made by another embedder.
     """
     return StateRetriever(model, index) if model.settings.query == "state" else TextRetriever(model, index)
 
@@ -117,11 +117,11 @@ class StateRetriever:
         index: an index that the pair's embedder made.
 
     Raises:
-        UsageError: the index was made by another embedder.
+        InputError: the index was made by another embedder.
     """
 
     def __init__(self, model: CoSupervisedModel, index: VectorIndex) -> None:
-        check_made_by(index, model.fingerprint)
+        check_embedder(index.embedder_fingerprint, model.fingerprint or UNSAVED)
         self.model = model
         self.index = index
 
@@ -159,12 +159,13 @@ class TextRetriever:
         query: what of a request is asked: see `query_text`.
 
     Raises:
-        UsageError: the index was made by another embedder, or `query` is none of `QUERY_TEXTS`.
+        InputError: the index was made by another embedder.
+        UsageError: `query` is none of `QUERY_TEXTS`.
     """
 
     def __init__(self, embedder: TextEmbedder, index: VectorIndex, query: str = "text") -> None:
         check_query_text(query)
-        check_made_by(index, embedder.fingerprint)
+        check_embedder(index.embedder_fingerprint, embedder.fingerprint or UNSAVED)
         self.embedder = embedder
         self.index = index
         self.query = query
@@ -184,19 +185,6 @@ def last_states(model: CoSupervisedModel, ids: Sequence[Sequence[int]]) -> torch
     rows, mask = (t.to(model.device) for t in pad_right([list(one) for one in ids], 0))
     states = model.hidden_states(rows, mask)
     return states[torch.arange(len(ids)), mask.sum(dim=1) - 1]
-
-
-def check_made_by(index: VectorIndex, fingerprint: str | None) -> None:
-    """Refuse an index that another embedder made.
-
-    Raises:
-        UsageError: names both embedders.
-    """
-    if index.embedder_fingerprint != fingerprint:
-        raise UsageError(
-            f"the index was made by embedder {index.embedder_fingerprint[:12]}, the model's is "
-            f"{(fingerprint or 'unsaved')[:12]}; build it again with 'cosup index'"
-        )
 
 
 def search_index(

@@ -19,6 +19,7 @@ from cosup.index.filters import Filter
 from cosup.records import Hit, Passage
 
 MANIFEST = "index.json"
+UNSAVED = "unsaved"  # in place of the fingerprint of an embedder that has none yet
 PARTIAL = ".partial"  # folder of the vectors of an embedding that is not done
 
 Vectors = NDArray[np.float32]
@@ -139,13 +140,13 @@ def checked_corpus(passages: Sequence[Passage]) -> dict[str, int]:
     return rows
 
 
-def check_embedder(found: str, expected: str | None, place: str | Path) -> None:
+def check_embedder(found: str, expected: str | None, place: str | Path | None = None) -> None:
     """Refuse an index that another embedder made.
 
     Args:
         found: fingerprint of the embedder that made it.
-        expected: of the pair that is to ask; None accepts any.
-        place: of the index.
+        expected: of the pair that is to ask; None accepts any, `UNSAVED` none.
+        place: of the index, where it is known.
 
     Raises:
         InputError: names both embedders.

@@ -9,7 +9,7 @@ from typing import Any
 
 from cosup.errors import InputError, UsageError
 from cosup.index.adding import adding_folder
-from cosup.index.base import PARTIAL, LiveIndex, check_embedder
+from cosup.index.base import PARTIAL, UNSAVED, LiveIndex, check_embedder
 from cosup.index.corpus import Corpus, as_sequence
 from cosup.index.embed import EmbedOptions, PassageEmbedder, embed_corpus
 from cosup.index.faiss_index import FaissIndex, check_folder
@@ -145,7 +145,7 @@ def add_passages(
         with adding_folder(work_folder(place)) as own:
             add_passages(embedder, passages, index, place, replacing, progress, options, own)
         return
-    check_embedder(index.embedder_fingerprint, embedder.fingerprint or "unsaved", shown_place(place))
+    check_embedder(index.embedder_fingerprint, embedder.fingerprint or UNSAVED, shown_place(place))
     known = None if replacing else next((p.id for p in as_sequence(passages) if _is_there(index, p.id)), None)
     if known is not None:
         raise InputError(f"the index has a passage {known!r} already; replace it, or choose another id")

@@ -261,11 +261,12 @@ def test_no_text_of_a_question_or_passage_becomes_a_control_token(known: Known) 
 
 
 def test_an_index_of_another_embedder_is_refused(known: Known) -> None:
-    """By the fingerprints' names, before anything is written."""
+    """By the fingerprints' names, before anything is written; in the words of the commands."""
     other = pairs.pair(seed=5)
-    other.fingerprint = "f" * 64
-    with pytest.raises(UsageError, match=r"made by embedder .* build it again"):
-        Engine(other, known.index)
+    for fingerprint, name in (("f" * 64, "f" * 12), (None, "unsaved")):
+        other.fingerprint = fingerprint
+        with pytest.raises(InputError, match=rf"made by embedder .*, but the model's embedder is {name}; run 'cosup"):
+            Engine(other, known.index)
 
 
 def test_a_separate_retriever_reads_the_text_by_itself(known: Known) -> None:
