@@ -214,16 +214,38 @@ def _persistent(model: Any, parent: str) -> set[str]:
     return set(module._buffers) - set(module._non_persistent_buffers_set)
 
 
+def check_head_settings(model: PreTrainedModel, source: str = "") -> None:
+    """Refuse a generator whose settings say that its logits are not what its head gives: the NTP loss is the head's.
+
+    Args:
+        model: the generator.
+        source: what it was loaded from, if that is known.
+
+    Raises:
+        UsageError: they do; names the setting.
+    """
+    for name, neutral in {"logits_scaling": 1.0, "logit_scale": 1.0, "final_logit_softcapping": None}.items():
+        value = getattr(model.config, name, None)
+        if value not in (None, neutral):
+            raise _changes_logits(model, source, f"{name} {value}")
+
+
 @torch.no_grad()
 def _check_head(model: Any, source: str) -> None:
+    """Refuse it by its settings, and by trying out whether head and logits agree."""
+    check_head_settings(model, source)
     ids = torch.tensor([[0, 1]])
     body = model.base_model(input_ids=ids).last_hidden_state
     ours = model.get_output_embeddings()(body)
     theirs = model(input_ids=ids).logits
     if not torch.allclose(ours.float(), theirs.float(), rtol=1e-2, atol=1e-2):
-        raise UsageError(
-            f"'{source}' ({type(model).__name__}) changes its logits after the output head; cosup cannot train it"
-        )
+        raise _changes_logits(model, source, "they differ from the head's")
+
+
+def _changes_logits(model: Any, source: str, how: str) -> UsageError:
+    kind = type(model).__name__
+    name = f"'{source}' ({kind})" if source else kind
+    return UsageError(f"{name} changes its logits after the output head ({how}); cosup cannot train it")
 
 
 @contextlib.contextmanager

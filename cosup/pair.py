@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cosup.adapters import ControlHead
 from cosup.attention import packed_inputs
+from cosup.checkpoints import check_head_settings
 from cosup.data.encoding import ExampleEncoder, PassageEncoder
 from cosup.data.padding import lay_end_to_end, pad_right
 from cosup.errors import UsageError
@@ -77,7 +78,7 @@ class Pair(TwoModels):
         settings: PairSettings | None = None,
         head: Head | None = None,
     ) -> None:
-        _check_logits(generator)
+        check_head_settings(generator)
         super().__init__(generator, embedder)
         self.generator_tokenizer = generator_tokenizer
         self.embedder_tokenizer = embedder_tokenizer
@@ -351,16 +352,6 @@ class Pair(TwoModels):
             return self.embed(ids.to(self.device), lengths=lengths.to(self.device))
         ids, mask = pad_right(batch, int(self.embedder_tokenizer.pad_token_id))
         return self.embed(ids.to(self.device), mask.to(self.device))
-
-
-def _check_logits(generator: PreTrainedModel) -> None:
-    """Refuse a generator whose logits are not what its head gives: the NTP loss is computed from the head."""
-    changes = {"logits_scaling": 1.0, "logit_scale": 1.0, "final_logit_softcapping": None}
-    for name, neutral in changes.items():
-        value = getattr(generator.config, name, None)
-        if value not in (None, neutral):
-            kind = type(generator).__name__
-            raise UsageError(f"{kind} changes its logits after the head ({name} {value}); cosup cannot train it")
 
 
 def _evened(row: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, GPT2LMHeadModel
+from transformers.modeling_outputs import CausalLMOutput
 
 from cosup.checkpoints import load_generator
 from cosup.data.padding import pad_right
@@ -163,8 +165,26 @@ def test_a_generator_that_changes_its_logits_after_the_head_is_refused(tmp_path:
         num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.05, initializer_range=0.5,
     )  # fmt: skip
     torch.manual_seed(0)
-    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="changes its logits after the output head"):
+    capped = Gemma2ForCausalLM(config)
+    capped.save_pretrained(tmp_path)
+    refused = r"changes its logits after the output head \(final_logit_softcapping 0.05\); cosup cannot train it"
+    with pytest.raises(UsageError, match=rf"'{tmp_path}' \(Gemma2ForCausalLM\) {refused}"):
+        load_generator(str(tmp_path))
+    known, tokenizer = pairs.pair(), pairs.tokenizer()
+    with pytest.raises(UsageError, match=f"^Gemma2ForCausalLM {refused}"):
+        CoSupervisedModel(capped, known.embedder, tokenizer, tokenizer)
+
+
+def test_a_head_that_settings_do_not_betray_is_tried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs.generator("gpt2")[0].save_pretrained(tmp_path)
+    real = GPT2LMHeadModel.forward
+
+    def halved(self: GPT2LMHeadModel, *words: Any, **more: Any) -> Any:
+        output = real(self, *words, **more)
+        return CausalLMOutput(logits=output.logits / 2)
+
+    monkeypatch.setattr(GPT2LMHeadModel, "forward", halved)
+    with pytest.raises(UsageError, match=r"GPT2LMHeadModel\) changes its logits .* \(they differ from the head's\)"):
         load_generator(str(tmp_path))
 
 
