@@ -9,7 +9,7 @@ import string
 NO_ANSWER = 0
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]+")
+PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]+")
 # Answers that many questions share without being about the same thing: verdicts.
 _VERDICTS = {"", "yes", "no", "true", "false", "supports", "refutes"}
 
@@ -38,9 +38,9 @@ def answer_key(answer: str | None) -> int:
 
 
 def normalised(text: str) -> str:
-    """Return `text` in lower case, without ASCII punctuation and articles, with single spaces.
+    """Return `text` in SQuAD's normal form: lower case, no ASCII punctuation, no articles, single spaces.
 
     >>> normalised("The  Cat's whiskers!")
     'cats whiskers'
     """
-    return " ".join(_ARTICLES.sub(" ", _PUNCTUATION.sub("", text.lower())).split())
+    return " ".join(_ARTICLES.sub(" ", PUNCTUATION.sub("", text.lower())).split())

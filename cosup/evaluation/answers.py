@@ -8,17 +8,16 @@ stay, then the punctuation too. Scores lie in 0..1; percentages are made in `rep
 from __future__ import annotations
 
 import re
-import string
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
+from cosup.data.keys import PUNCTUATION, normalised
 from cosup.records import Answer, Question
 
 ANSWER_METRICS = ("exact_match", "f1", "contains_answer", "contains_answer_raw", "answer_correct", "answers_found")
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]+")
+normalise = lru_cache(maxsize=16384)(normalised)  # a gold answer is compared with many texts, and they with others
 _MARK = re.compile(r"\s*\[\d+\]")
 _MARK_BEFORE_WORD = re.compile(r"\s*\[\d+\]([.!?]*)(?=\w)")
 
@@ -28,17 +27,7 @@ def _lower(text: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    return " ".join(_PUNCTUATION.sub("", text.lower()).split())
-
-
-@lru_cache(maxsize=16384)
-def normalise(text: str) -> str:
-    """Return `text` in SQuAD's normal form: lower case, no ASCII punctuation, no articles, single spaces.
-
-    >>> normalise("The  Cat's whiskers!")
-    'cats whiskers'
-    """
-    return " ".join(_ARTICLES.sub(" ", _PUNCTUATION.sub("", text.lower())).split())
+    return " ".join(PUNCTUATION.sub("", text.lower()).split())
 
 
 def without_marks(text: str) -> str:

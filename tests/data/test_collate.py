@@ -13,10 +13,9 @@ from hypothesis import given, settings
 
 from cosup.data.collate import IGNORED, CoSupervisionCollator, ExampleDataset, Pack, passage_key, token_counts
 from cosup.data.encoding import EncodedExample, ExampleEncoder, Kind, PassageEncoder
-from cosup.data.keys import answer_key, normalised, stable_key
+from cosup.data.keys import answer_key, stable_key
 from cosup.data.packing import plan_packs
 from cosup.data.padding import lay_end_to_end, pad_right
-from cosup.evaluation.answers import normalise
 from cosup.records import Example, Passage, RetrievalSegment, TextSegment
 from cosup.tokens import TextEncoder, control_token_ids
 from tests import pairs
@@ -378,12 +377,6 @@ def test_answers_that_say_the_same_have_one_key() -> None:
 @pytest.mark.parametrize("answer", [None, "", " . ", "the", "Yes", "no.", "SUPPORTS"])
 def test_verdicts_and_nothing_are_no_answer(answer: str | None) -> None:
     assert answer_key(answer) == 0
-
-
-@given(texts())
-@settings(max_examples=100, deadline=None)
-def test_answers_are_normalised_as_the_evaluation_does(text: str) -> None:
-    assert normalised(text) == normalise(text)
 
 
 def test_keys_are_the_same_in_every_process() -> None:
