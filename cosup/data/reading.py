@@ -160,11 +160,27 @@ def check_references(
     """
     known: Collection[str] = passages.keys() if isinstance(passages, Mapping) else {p.id for p in passages}
     for record in records:
-        for field, passage_id in references_of(record):
-            if passage_id not in known:
-                found = f"{field} of {record.id!r} names the passage {passage_id!r}"
-                message = f"{found}; expected the id of one of the {len(known):,} passages"
-                raise InputError(message, path, line_of(path, record.id))
+        try:
+            check_record(record, known)
+        except InputError as error:
+            raise InputError(str(error), path, line_of(path, record.id)) from None
+
+
+def check_record(record: Question | Example | Answer, known: Collection[str]) -> None:
+    """Check that every passage id that a record names is a known one; see `check_references`.
+
+    Raises:
+        InputError: one is not; names record and id.
+    """
+    for field, passage_id in references_of(record):
+        if passage_id not in known:
+            raise unknown_passage(field, record.id, passage_id, len(known))
+
+
+def unknown_passage(field: str, record_id: str, passage_id: str, count: int) -> InputError:
+    """Return the error of a record that names a passage which is none of `count`."""
+    found = f"{field} of {record_id!r} names the passage {passage_id!r}"
+    return InputError(f"{found}; expected the id of one of the {count:,} passages")
 
 
 def references_of(record: Question | Example | Answer) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from cosup.data.jsonl import parse_object
 from cosup.data.lines import located
-from cosup.data.reading import references_of
+from cosup.data.reading import check_record
 from cosup.data.stream_sources import Raw, open_source
 from cosup.data.tables import ROWS_AT_ONCE
 from cosup.data.templates import question_to_example
@@ -236,17 +236,11 @@ class StreamedExamples(IterableDataset[Any]):
         record = parse_object(raw.data, raw.path, raw.number) if isinstance(raw.data, bytes) else _filled(raw.data)
         if self.template is None:
             example = Example.from_dict(record)
-            self._check(example)
+            check_record(example, self.passages)
             return example
         question = Question.from_dict(record)
-        self._check(question)
+        check_record(question, self.passages)
         return question_to_example(question, self.passages, self.template)
-
-    def _check(self, record: Question | Example) -> None:
-        for field, passage_id in references_of(record):
-            if passage_id not in self.passages:
-                found = f"{field} of {record.id!r} names the passage {passage_id!r}"
-                raise InputError(f"{found}; expected the id of one of the {len(self.passages):,} passages")
 
 
 def told_plainly(error: CosupError) -> CosupError:

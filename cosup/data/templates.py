@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from cosup.data.reading import unknown_passage
 from cosup.data.sentences import sentences
 from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.records import Evidence, Example, Passage, Question, RetrievalSegment, Segment, TextSegment
@@ -49,7 +50,7 @@ def _by_passage(question: Question) -> dict[str, list[Evidence]]:
 def _claim(evidence: list[Evidence], question: Question, passages: Mapping[str, Passage]) -> str:
     passage = passages.get(evidence[0].passage_id)
     if passage is None:
-        raise InputError(f"question '{question.id}' names passage '{evidence[0].passage_id}', which is not there")
+        raise unknown_passage("evidence", question.id, evidence[0].passage_id, len(passages))
     parts = [e.sentence if e.sentence else _likely_sentence(passage, question.answers) for e in evidence]
     return " ".join(dict.fromkeys(part.strip() for part in parts))
 

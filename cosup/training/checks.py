@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cosup.checkpoints import attends_by
+from cosup.data.reading import check_record
 from cosup.data.stream import StreamedExamples
 from cosup.errors import CosupError, UsageError
 from cosup.modeling import CoSupervisedModel
@@ -23,7 +24,8 @@ def check_run(
     """Refuse what cannot be trained.
 
     Raises:
-        UsageError: an example names a passage that is not there, or settings exclude one another.
+        InputError: an example names a passage that is not there.
+        UsageError: settings exclude one another.
         CosupError: there are no examples.
     """
     check_pairing(args, model.base is not None, model.shared)
@@ -86,6 +88,4 @@ def _check_mining(args: CoSupervisionConfig, examples: int, step: int) -> None:
 
 def _check_passages(examples: Sequence[Example], passages: Mapping[str, Passage]) -> None:
     for example in examples:
-        for passage_id in (*example.passage_ids, *example.negatives):
-            if passage_id not in passages:
-                raise UsageError(f"example '{example.id}' names passage '{passage_id}', which is not there")
+        check_record(example, passages)

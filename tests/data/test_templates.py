@@ -106,7 +106,7 @@ def test_nothing_to_learn_is_refused() -> None:
 
 
 def test_a_missing_passage_is_named() -> None:
-    with pytest.raises(InputError, match="question 'q' names passage '9', which is not there"):
+    with pytest.raises(InputError, match="evidence of 'q' names the passage '9'; expected the id of one of the"):
         question_to_example(replace(QUESTION, evidence=(Evidence("9", "x"),)), PASSAGES)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cosup.errors import CosupError, UsageError
+from cosup.errors import CosupError, InputError, UsageError
 from cosup.records import Example, RetrievalSegment
 from cosup.training.trainer import CoSupervisionTrainer
 from tests import pairs
@@ -45,7 +45,7 @@ def test_what_needs_a_second_look_is_refused_for_streams(more: dict[str, Any], t
 def test_a_missing_passage_and_no_examples_are_refused(tmp_path: Path) -> None:
     """Before anything is trained."""
     lost = Example("x", "q", (RetrievalSegment("nowhere", "c"),))
-    with pytest.raises(UsageError, match="example 'x' names passage 'nowhere'"):
+    with pytest.raises(InputError, match="output of 'x' names the passage 'nowhere'; expected the id of one of the"):
         CoSupervisionTrainer(pair({}), quiet_config(tmp_path), [lost], pairs.PASSAGES)
     with pytest.raises(CosupError, match="no training examples"):
         CoSupervisionTrainer(pair({}), quiet_config(tmp_path), [], pairs.PASSAGES)
