@@ -233,16 +233,19 @@ def _stored(data: DataSettings, folder: Path) -> PassageStore:
 def _examples(
     questions: Sequence[str], examples: Sequence[str], template: str, passages: Mapping[str, Passage]
 ) -> list[Example]:
-    found: list[Example] = []
-    for path in examples:
-        batch = read_examples(path)
-        check_references(batch, passages, path)
-        found += batch
-    for path in questions:
-        asked = read_questions(path)
-        check_references(asked, passages, path)
-        found += [_example(q, passages, template, path) for q in asked]
-    return found
+    """Read all files; what is mined or drawn for an example is known by its id, so they differ over all of them."""
+
+    def given(path: str) -> list[Example]:
+        found = read_examples(path)
+        check_references(found, passages, path)
+        return found
+
+    def asked(path: str) -> list[Example]:
+        found = read_questions(path)
+        check_references(found, passages, path)
+        return [_example(question, passages, template, path) for question in found]
+
+    return [*read_all(given, examples), *read_all(asked, questions)]
 
 
 def _example(question: Question, passages: Mapping[str, Passage], template: str, path: str) -> Example:

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from cosup.data.encoding import PROMPT
+from cosup.data.templates import question_to_example
+from cosup.data.writing import write_jsonl
 from cosup.errors import InputError, UsageError
 from cosup.modeling import CoSupervisedModel
 from cosup.training import run
@@ -105,6 +107,18 @@ def test_a_question_that_teaches_nothing_is_named_by_its_line(world: Path, tmp_p
     with pytest.raises(InputError, match=r"asked\.jsonl:3: question 'x' has neither evidence nor an answer"):
         train(_recipe(world, tmp_path / "run", {"questions": str(asked)}))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["questions", "examples"])
+def test_ids_differ_over_all_files_of_a_run(kind: str, world: Path, tmp_path: Path) -> None:
+    """Negatives that are mined for one would else be the other's too."""
+    question = pairs.QUESTIONS[0]
+    made = question_to_example(question, {p.id: p for p in pairs.PASSAGES})
+    for name in ("a", "b"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [question if kind == "questions" else made])
+    files = [str(tmp_path / f"{name}.jsonl") for name in ("a", "b")]
+    with pytest.raises(InputError, match=rf"b\.jsonl: id '{question.id}' stands in .*a\.jsonl too; expected distinct"):
+        train(_recipe(world, tmp_path / "run", {"questions": [], kind: files}))
 
 
 @pytest.mark.parametrize(("fast", "told"), [(False, True), (True, False)])
