@@ -5,44 +5,68 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cosup.data.jsonl import iter_jsonl
-from cosup.data.reading import read_answers, read_examples, read_passages, read_questions
+from cosup.data.reading import read_answers, read_examples, read_passages, read_questions, references_of
 from cosup.errors import InputError
 from cosup.info.base import Info, Rows, share, spread
 from cosup.records import Answer, Example, Passage, Question
 
-if TYPE_CHECKING:
-    pass
-
 
 def data_info(folder: Path) -> Info:
-    """Describe a folder with passages, questions, examples or predictions in cosup's own form."""
-    rows: Rows = []
+    """Describe a folder with passages, questions, examples or predictions in cosup's own form.
+
+    Where it has passages, what names others than these is counted: training and evaluating would refuse it.
+    """
+    known: set[str] = set()
+    parts: list[tuple[str, Info, list[str]]] = []
     for file in sorted(folder.glob("*.jsonl")):
-        info = jsonl_info(file)
-        rows += [(file.name, info.kind), *((f"  {name}", value) for name, value in info.rows)]
+        records = _records(file)
+        known |= {r.id for r in records if isinstance(r, Passage)}
+        naming = (r for r in records if isinstance(r, Question | Example | Answer))
+        parts.append((file.name, _info(records), [passage_id for r in naming for _, passage_id in references_of(r)]))
+    rows: Rows = []
+    for name, info, named in parts:
+        rows += [(name, info.kind), *((f"  {key}", value) for key, value in info.rows)]
+        absent = len(set(named) - known)
+        rows += [("  passages named that are not there", f"{absent:,}")] if known and absent else []
     return Info("data folder", tuple(rows))
 
 
 def jsonl_info(path: Path) -> Info:
     """Describe a JSONL file of passages, questions, examples or predictions, by the fields of its first record."""
+    return _info(_records(path))
+
+
+def _records(path: Path) -> Sequence[Any]:
+    """Read a file of one kind: records, or the scores by question as they are."""
     first = next((record for _, record in iter_jsonl(path)), None)
     if first is None:
         raise InputError("found no records; expected at least one line", path)
     if "scores" in first and "gold_ids" in first:
-        return scores_info([record for _, record in iter_jsonl(path)])
+        return [record for _, record in iter_jsonl(path)]
     if "prompt" in first and "output" in first:
-        return examples_info(read_examples(path))
+        return read_examples(path)
     if "text" in first and not {"segments", "citations", "retrievals", "answer"}.isdisjoint(first):
-        return answers_info(read_answers(path))
+        return read_answers(path)
     if "question" in first:
-        return questions_info(read_questions(path))
+        return read_questions(path)
     if "text" in first:
-        return passages_info(read_passages(path), "passages")
+        return read_passages(path)
     found = ", ".join(map(repr, first)) or "no field"
     raise InputError(f"found {found}; expected passages, questions, examples or predictions", path, 1)
+
+
+def _info(records: Sequence[Any]) -> Info:
+    first = records[0]
+    if isinstance(first, Passage):
+        return passages_info(records, "passages")
+    if isinstance(first, Question):
+        return questions_info(records)
+    if isinstance(first, Example):
+        return examples_info(records)
+    return answers_info(records) if isinstance(first, Answer) else scores_info(records)
 
 
 def passages_info(passages: Sequence[Passage], kind: str) -> Info:

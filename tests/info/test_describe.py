@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from cosup.data.writing import write_jsonl
 from cosup.errors import CosupError, InputError, UsageError
 from cosup.info.describe import describe
-from cosup.records import Answer, Citation, Example, Hit, Passage, Question, Retrieval, TextSegment
+from cosup.records import Answer, Citation, Evidence, Example, Hit, Passage, Question, Retrieval, TextSegment
 from cosup.training.saving import whole_folder
 from tests.pairs import TinyWorld
 
@@ -294,3 +295,17 @@ def test_lines_stand_in_columns(tmp_path: Path) -> None:
     head, *rest = describe(tmp_path / "q.jsonl").lines
     assert head == "questions"
     assert all(line.startswith("  ") for line in rest)
+
+
+def test_a_data_folder_counts_the_passages_that_it_names_and_has_not(tmp_path: Path) -> None:
+    """What training refuses is seen before; a file of questions alone says nothing of passages."""
+    asked = [Question("q", "who?", ("Ada",), evidence=(Evidence("p"), Evidence("z"))), Question("r", "x?", ("y",))]
+    lost = [replace(asked[1], candidates=("y", "z", "p")), asked[0]]
+    write_jsonl(tmp_path / "questions.jsonl", asked)
+    write_jsonl(tmp_path / "questions.dev.jsonl", lost)
+    assert not any("not there" in name for name, _ in describe(tmp_path).rows)
+    write_jsonl(tmp_path / "passages.jsonl", [Passage("p", "", "Ada was born."), Passage("y", "", "Why.")])
+    found = [value for name, value in describe(tmp_path).rows if name == "  passages named that are not there"]
+    assert found == ["1", "1"]
+    write_jsonl(tmp_path / "passages.jsonl", [Passage(name, "", "Ada was born.") for name in "pyz"])
+    assert not any("not there" in name for name, _ in describe(tmp_path).rows)
