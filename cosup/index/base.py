@@ -9,12 +9,12 @@ import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosup.errors import InputError, UsageError
+from cosup.errors import CosupError, InputError, UsageError
 from cosup.index.filters import Filter
 from cosup.records import Hit, Passage
 
@@ -24,6 +24,24 @@ PARTIAL = ".partial"  # folder of the vectors of an embedding that is not done
 
 Vectors = NDArray[np.float32]
 Candidates = Sequence[Sequence[str] | None]
+
+SIMILARITIES = ("cosine", "inner_product")
+NOT_FINITE = "a vector is not finite; the embedder's training may have diverged"
+_UNIT_TOLERANCE = 2e-3
+
+
+class HasShape(Protocol):
+    """An array, or rows that are read from files as one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[N, D]."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """Of numpy."""
+        ...
 
 
 class VectorIndex(Protocol):
@@ -157,6 +175,60 @@ def check_embedder(found: str, expected: str | None, place: str | Path | None = 
             "index' again with this model",
             place,
         )
+
+
+def checked_queries(queries: Vectors, k: int, dimension: int, candidates: Candidates | None) -> Vectors:
+    """Return queries [Q, D] ready to be searched for.
+
+    Raises:
+        UsageError: `queries`, `k` or the number of candidate lists has the wrong form.
+        CosupError: a query is not finite.
+    """
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise UsageError(f"queries have the shape {queries.shape}; expected [Q, {dimension}]")
+    if k < 1:
+        raise UsageError(f"k is {k}; expected at least 1")
+    wrong = np.flatnonzero(~np.isfinite(queries).all(axis=1))
+    if wrong.size:
+        raise CosupError(f"query {wrong[0]} is not finite; the generator's training may have diverged")
+    if candidates is not None and len(candidates) != len(queries):
+        raise UsageError(f"{len(candidates)} candidate lists for {len(queries)} queries; expected one a query")
+    return np.ascontiguousarray(queries, dtype=np.float32)
+
+
+def check_shape(vectors: HasShape, count: int, similarity: str, dimension: int | None = None) -> None:
+    """Make sure that vectors are as many as `count`, of a type, width and similarity that can be.
+
+    Args:
+        vectors: [count, D] float32, or float16 where they were kept so.
+        count: of the passages.
+        similarity: `cosine` or `inner_product`.
+        dimension: D of the index they are to be added to, if there is one.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if similarity not in SIMILARITIES:
+        raise UsageError(f"similarity is '{similarity}'; expected cosine or inner_product")
+    shape = list(vectors.shape)
+    fits = len(shape) == 2 and shape[0] == count and dimension in (None, shape[1])
+    if not fits or vectors.dtype not in (np.float32, np.float16):
+        wanted = f"float32 [{count}, {'D' if dimension is None else dimension}]"
+        raise UsageError(f"vectors are {vectors.dtype} {shape}; expected {wanted}")
+
+
+def check_values(block: Vectors, similarity: str) -> None:
+    """Make sure that vectors [B, D] are finite, and of unit length where the similarity needs it.
+
+    Raises:
+        CosupError: one is not finite.
+        UsageError: one is not of unit length.
+    """
+    if not np.isfinite(block).all():
+        raise CosupError(NOT_FINITE)
+    lengths = np.linalg.norm(block.astype(np.float32, copy=False), axis=1)
+    if similarity == "cosine" and len(block) and np.abs(lengths - 1).max() > _UNIT_TOLERANCE:
+        raise UsageError("vectors are not of unit length, which the similarity 'cosine' needs")
 
 
 def check_target(folder: Path, own_names: Collection[str]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cosup.errors import CosupError, InputError, UsageError
+from cosup.errors import InputError, UsageError
 from cosup.index.base import (
     MANIFEST,
     PARTIAL,
@@ -26,6 +26,7 @@ from cosup.index.base import (
     check_embedder,
     check_target,
     checked_corpus,
+    checked_queries,
 )
 from cosup.index.corpus import StoredCorpus
 from cosup.index.filters import Filter
@@ -179,11 +180,9 @@ class FaissIndex:
         Candidates are always searched exactly. Where an approximate search comes upon fewer passages than are asked
         for and there, the exact one takes its place.
         """
-        queries = self._checked_queries(queries, k)
+        queries = checked_queries(queries, k, self.dimension, candidates)
         if candidates is None:
             return self._search_all(queries, k, where)
-        if len(candidates) != len(queries):
-            raise UsageError(f"{len(candidates)} candidate lists for {len(queries)} queries; expected one a query")
         return [self._search_one(query[None], k, ids, where) for query, ids in zip(queries, candidates, strict=True)]
 
     def _search_one(self, query: Vectors, k: int, ids: Sequence[str] | None, where: Filter | None) -> list[Hit]:
@@ -227,16 +226,6 @@ class FaissIndex:
                 number, row = self._place(passage_id)
                 places.setdefault(number, set()).add(row)
         return places
-
-    def _checked_queries(self, queries: Vectors, k: int) -> Vectors:
-        if queries.ndim != 2 or queries.shape[1] != self.dimension:
-            raise UsageError(f"queries have the shape {queries.shape}; expected [Q, {self.dimension}]")
-        if k < 1:
-            raise UsageError(f"k is {k}; expected at least 1")
-        wrong = np.flatnonzero(~np.isfinite(queries).all(axis=1))
-        if wrong.size:
-            raise CosupError(f"query {wrong[0]} is not finite; the generator's training may have diverged")
-        return np.ascontiguousarray(queries, dtype=np.float32)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 

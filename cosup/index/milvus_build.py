@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from cosup.errors import CosupError, InputError, UsageError
-from cosup.index.base import Vectors
+from cosup.index.base import check_values
 from cosup.index.corpus import StoredCorpus
 from cosup.index.milvus_client import MilvusConnection
 from cosup.index.milvus_expressions import Row, row_of
@@ -27,7 +27,6 @@ from cosup.index.shards import VectorRows
 from cosup.records import Passage
 
 ROWS_AT_ONCE = 1000  # read or written together
-_UNIT_TOLERANCE = 2e-3
 
 
 def build_collections(
@@ -140,35 +139,3 @@ def make_parent(place: MilvusPlace) -> None:
         Path(place.uri).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write an index to {place.shown}: {error.strerror or error}") from error
-
-
-def check_shape(vectors: VectorRows, count: int, similarity: str, dimension: int | None = None) -> None:
-    """Make sure that vectors are as many as `count`, of a type, width and similarity that can be.
-
-    Raises:
-        UsageError: they are not.
-        InputError: there are none, and an index is to be built (`dimension` is None).
-    """
-    if similarity not in ("cosine", "inner_product"):
-        raise UsageError(f"similarity is '{similarity}'; expected cosine or inner_product")
-    shape = list(vectors.shape)
-    fits = len(shape) == 2 and shape[0] == count and dimension in (None, shape[1])
-    if not fits or vectors.dtype not in (np.float32, np.float16):
-        wanted = f"float32 [{count}, {'D' if dimension is None else dimension}]"
-        raise UsageError(f"vectors are {vectors.dtype} {shape}; expected {wanted}")
-    if dimension is None and not count:
-        raise InputError("the corpus has no passages; expected at least one")
-
-
-def check_values(block: Vectors, similarity: str) -> None:
-    """Make sure that vectors [B, D] are finite, and of unit length where the similarity needs it.
-
-    Raises:
-        CosupError: one is not finite.
-        UsageError: one is not of unit length.
-    """
-    if not np.isfinite(block).all():
-        raise CosupError("a vector is not finite; the embedder's training may have diverged")
-    lengths = np.linalg.norm(block.astype(np.float32), axis=1)
-    if similarity == "cosine" and len(block) and np.abs(lengths - 1).max() > _UNIT_TOLERANCE:
-        raise UsageError("vectors are not of unit length, which the similarity 'cosine' needs")

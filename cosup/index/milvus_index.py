@@ -26,14 +26,20 @@ from pathlib import Path
 import numpy as np
 
 from cosup.errors import CosupError, InputError, UsageError
-from cosup.index.base import Candidates, Vectors, check_embedder, checked_corpus
+from cosup.index.base import (
+    Candidates,
+    Vectors,
+    check_embedder,
+    check_shape,
+    check_values,
+    checked_corpus,
+    checked_queries,
+)
 from cosup.index.filters import Filter
 from cosup.index.milvus_build import (
     ROWS_AT_ONCE,
     build_collections,
     check_extra,
-    check_shape,
-    check_values,
     checked_name,
     make_parent,
 )
@@ -115,6 +121,8 @@ class MilvusIndex:
         """
         target = MilvusPlace.parse(place)
         check_index_type(index_type or target.index_type)
+        if not len(passages):
+            raise InputError("the corpus has no passages; expected at least one")
         check_shape(vectors, len(passages), similarity)
         if target.lite:
             make_parent(target)
@@ -210,11 +218,11 @@ class MilvusIndex:
         Raises:
             UsageError: also where `k` is more than Milvus can return.
         """
-        queries = self._checked_queries(queries, k)
+        queries = checked_queries(queries, k, self.dimension, candidates)
+        if k > MOST_HITS and self._main.count() > MOST_HITS:
+            raise UsageError(f"k is {k:,}; Milvus returns at most {MOST_HITS:,} hits")
         condition = "" if where is None else filter_expression(where)
         limits: Candidates = [None] * len(queries) if candidates is None else candidates
-        if len(limits) != len(queries):
-            raise UsageError(f"{len(limits)} candidate lists for {len(queries)} queries; expected one a query")
         return self._state_table.whole(lambda _: self._found(queries, k, limits, condition))
 
     def _found(self, queries: Vectors, k: int, limits: Candidates, condition: str) -> list[list[Hit]]:
@@ -235,18 +243,6 @@ class MilvusIndex:
         for passage_id in wanted:
             if passage_id not in known:
                 raise self._missing(passage_id)
-
-    def _checked_queries(self, queries: Vectors, k: int) -> Vectors:
-        if queries.ndim != 2 or queries.shape[1] != self.dimension:
-            raise UsageError(f"queries have the shape {queries.shape}; expected [Q, {self.dimension}]")
-        if k < 1:
-            raise UsageError(f"k is {k}; expected at least 1")
-        if k > MOST_HITS and self._main.count() > MOST_HITS:
-            raise UsageError(f"k is {k:,}; Milvus returns at most {MOST_HITS:,} hits")
-        wrong = np.flatnonzero(~np.isfinite(queries).all(axis=1))
-        if wrong.size:
-            raise CosupError(f"query {wrong[0]} is not finite; the generator's training may have diverged")
-        return np.ascontiguousarray(queries, dtype=np.float32)
 
     def _missing(self, passage_id: str) -> InputError:
         return InputError(f"no passage {passage_id!r} among the {self._main.count():,} of the index")

@@ -18,20 +18,18 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from cosup.errors import CosupError, UsageError
-from cosup.index.base import Vectors
+from cosup.errors import CosupError
+from cosup.index.base import NOT_FINITE, Vectors, check_shape, check_values
 
 Rows: TypeAlias = NDArray[np.int64]
 Found: TypeAlias = tuple[Vectors, Rows]
 """Scores of one query, best first, and the rows they belong to."""
 
-SIMILARITIES = ("cosine", "inner_product")
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 BLOCK = 16_384  # vectors that are looked at together
 
 # FAISS changes to a matrix product, whose rounding depends on the batch, from 20 queries on.
 QUERIES_AT_ONCE = 16
-_UNIT_TOLERANCE = 2e-3
 _READ_ONE_BY_ONE = 1024  # rows; more are taken through the map
 
 
@@ -132,7 +130,7 @@ def write_vectors(path: Path, blocks: Iterable[Vectors], dtype: str) -> None:
 def _not_finite(block: Vectors) -> str:
     if np.isfinite(block).all():
         return "a vector is too large for float16; store the vectors as float32"
-    return "a vector is not finite; the embedder's training may have diverged"
+    return NOT_FINITE
 
 
 def blocks_of(vectors: Vectors) -> Iterator[Vectors]:
@@ -141,27 +139,12 @@ def blocks_of(vectors: Vectors) -> Iterator[Vectors]:
 
 
 def check_vectors(vectors: Vectors, count: int, similarity: str, dimension: int | None = None) -> None:
-    """Make sure that vectors fit a corpus.
-
-    Args:
-        vectors: [count, D] float32, or float16 where they were kept so.
-        count: of the passages.
-        similarity: `cosine` or `inner_product`.
-        dimension: D of the index they are to be added to, if there is one.
+    """Make sure that vectors fit a corpus, all of them; for the arguments see `check_shape`.
 
     Raises:
         UsageError: they don't fit, or are not of unit length where `similarity` needs it.
         CosupError: one is not finite.
     """
-    if similarity not in SIMILARITIES:
-        raise UsageError(f"similarity is '{similarity}'; expected cosine or inner_product")
-    wanted = "D" if dimension is None else str(dimension)
-    fits = vectors.ndim == 2 and len(vectors) == count and dimension in (None, vectors.shape[-1])
-    if not fits or vectors.dtype not in (np.float32, np.float16):
-        raise UsageError(f"vectors are {vectors.dtype} {list(vectors.shape)}; expected float32 [{count}, {wanted}]")
+    check_shape(vectors, count, similarity, dimension)
     for block in blocks_of(vectors):
-        if not np.isfinite(block).all():
-            raise CosupError(_not_finite(block))
-        lengths = np.linalg.norm(block.astype(np.float32, copy=False), axis=1)
-        if similarity == "cosine" and np.abs(lengths - 1).max() > _UNIT_TOLERANCE:
-            raise UsageError("vectors are not of unit length, which the similarity 'cosine' needs")
+        check_values(block, similarity)
