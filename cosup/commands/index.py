@@ -136,8 +136,6 @@ def _build_index(
     from cosup.index.build import building, check_place, work_folder, write_index
     from cosup.index.corpus import store_passages
     from cosup.index.embed import EmbedOptions, tokens_for
-    from cosup.index.faiss_index import FaissIndex
-    from cosup.info.indexes import index_rows
     from cosup.processes import join, rank
 
     model, dtype, batch_tokens = embedding
@@ -153,9 +151,8 @@ def _build_index(
         with shell.progress("indexing", "passages") as report:
             tell = lambda done, n: report(done, n, "")  # noqa: E731
             built = write_index(pair, corpus, output, tell, settings, options)
-    if isinstance(built, FaissIndex):
-        for name, value in index_rows(built.manifest):
-            shell.note(f"{name}: {value}")
+    for name, value in built.rows() if built is not None else ():
+        shell.note(f"{name}: {value}")
     if rank() == 0:
         _tell(shell, output, len(corpus))
 
@@ -167,7 +164,6 @@ def _add_to_index(
     from cosup.index.build import add_passages, work_folder
     from cosup.index.corpus import store_passages
     from cosup.index.embed import EmbedOptions, tokens_for
-    from cosup.index.faiss_index import FaissIndex
     from cosup.index.open import open_index
     from cosup.index.structures import FLAT_UP_TO
     from cosup.model_folder import read_model_record
@@ -183,7 +179,7 @@ def _add_to_index(
             report(0, len(corpus), "")
             tell = lambda done, n: report(done, n, "")  # noqa: E731
             add_passages(pair, corpus, found, output, replacing, tell, options, work)
-    if isinstance(found, FaissIndex) and found.outgrown:
+    if found.outgrown:
         compact = f"'cosup index --output {output} --compact' makes search fast again"
         shell.note(f"{len(found):,} passages, more than {FLAT_UP_TO:,}, are all looked at for each query; {compact}")
     _tell(shell, output, len(found))

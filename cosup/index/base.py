@@ -124,6 +124,27 @@ class LiveIndex(VectorIndex, Protocol):
         """Free what deleted passages still take, and search all of the corpus by one structure again."""
         ...
 
+    def changed(self) -> bool:
+        """Whether others have changed it in a way that this reader does not see; never where all see all changes.
+
+        Raises:
+            InputError: it is damaged, or no longer there.
+        """
+        ...
+
+    def reopened(self) -> LiveIndex:
+        """Return it as it is now, beside this reader; itself where that sees all changes. Raises as its opening."""
+        ...
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what is to be told once it is built: its kind and how well it finds, where that was measured."""
+        ...
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether additions have made it slow to search, which `compact` mends."""
+        ...
+
 
 def damaged(path: Path) -> InputError:
     """Return the error for a file that is not as it was written."""

@@ -1,7 +1,7 @@
 """An index on one machine: segments of a corpus in one folder, searched exactly or through FAISS structures.
 
 manifest.py has the folder's layout, segment.py that of a segment. A reader goes on with what it opened, whatever is
-changed meanwhile; `reopen` takes up the changes. Writers keep apart by a lock.
+changed meanwhile; `reopened` has the changes. Writers keep apart by a lock.
 
 The order of the corpus is that in which passages came; one that was replaced counts as new.
 """
@@ -132,11 +132,17 @@ class FaissIndex:
                 else:
                     raise
 
-    def reopen(self) -> None:
-        """Take up what others have changed since this index was opened. Raises as `load`."""
-        if IndexManifest.read(self.folder) != self.manifest:
-            newer = FaissIndex.load(self.folder, self.embedder_fingerprint)
-            self.manifest, self._segments = newer.manifest, newer._segments
+    def changed(self) -> bool:
+        """Whether others have changed it since it was opened."""
+        return IndexManifest.read(self.folder) != self.manifest
+
+    def reopened(self) -> FaissIndex:
+        """Return it as others have left it. Raises as `load`."""
+        return FaissIndex.load(self.folder, self.embedder_fingerprint)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return its kind and how well it finds."""
+        return self.manifest.rows()
 
     @property
     def outgrown(self) -> bool:
@@ -299,7 +305,9 @@ class FaissIndex:
     def _changing(self) -> Iterator[None]:
         """Hold the lock, on top of what others have changed."""
         with _locked(self.folder):
-            self.reopen()
+            if self.changed():
+                newer = self.reopened()
+                self.manifest, self._segments = newer.manifest, newer._segments
             _remove_unnamed(self.folder, self.manifest)
             yield
 

@@ -135,6 +135,12 @@ class IndexManifest:
         """SHA-256 of all that it says, the checksums of the files among it."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what people are told of it: its type, how large it is, and how well it finds."""
+        rows = [("type", f"{self.type} ({self.reason})"), ("passages", f"{self.count:,}")]
+        rows.append(("segments", f"{len(self.segments)}, {self.deleted:,} deleted passages in them"))
+        return rows + [("recall@10", _recall(s.structure, s.count)) for s in self.segments if s.structure is not None]
+
     def files(self, folder: Path) -> Iterator[tuple[Path, FileRecord]]:
         """Yield the path of each file with its record."""
         for segment in self.segments:
@@ -223,6 +229,14 @@ class IndexManifest:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(record.size for segment in self.segments for record in segment.files.values())
+
+
+def _recall(found: StructureRecord, count: int) -> str:
+    effort = "efSearch" if found.type == "hnsw" else "nprobe"
+    return (
+        f"{found.recall:.3f} against exact ({found.queries} queries: {found.measured_on}); {effort} {found.effort}, "
+        f"{found.refine}x compared again, {count:,} passages"
+    )
 
 
 def sync_files(folder: Path) -> dict[str, FileRecord]:

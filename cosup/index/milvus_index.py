@@ -181,6 +181,23 @@ class MilvusIndex:
         """D."""
         return self.state.dimension
 
+    def changed(self) -> bool:
+        """Whether others have changed it unseen: every search sees all changes."""
+        return False
+
+    def reopened(self) -> MilvusIndex:
+        """Return itself, which sees all changes."""
+        return self
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return nothing: Milvus is not measured."""
+        return []
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether additions made it slow: Milvus sees to its structures itself."""
+        return False
+
     def __len__(self) -> int:
         return self._state_table.whole(lambda _: self._main.count())
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cosup.info.base import Info, Rows
-
-if TYPE_CHECKING:
-    from cosup.index.manifest import IndexManifest, StructureRecord
-
+from cosup.info.base import Info
 
 _SAMPLE = 1000  # passages of an index in Milvus that are looked at
 
@@ -25,7 +20,7 @@ def index_info(folder: Path, verify: bool = False) -> Info:
     else:
         checked = "of sizes alone; --verify compares every byte"
     rows = [
-        *index_rows(manifest),
+        *manifest.rows(),
         ("dimension", f"{manifest.dimension:,}, {manifest.vector_dtype}"),
         ("similarity", manifest.similarity),
         ("size", f"{manifest.size / 1e6:,.1f} MB"),
@@ -55,18 +50,3 @@ def milvus_info(place: Path) -> Info:
         ("made by", f"cosup {state.cosup_version}"),
     )
     return Info("index in Milvus", rows)
-
-
-def index_rows(manifest: IndexManifest) -> Rows:
-    """Return what an index is and how well it finds."""
-    rows: Rows = [("type", f"{manifest.type} ({manifest.reason})"), ("passages", f"{manifest.count:,}")]
-    rows.append(("segments", f"{len(manifest.segments)}, {manifest.deleted:,} deleted passages in them"))
-    return rows + [("recall@10", _recall(s.structure, s.count)) for s in manifest.segments if s.structure is not None]
-
-
-def _recall(found: StructureRecord, count: int) -> str:
-    effort = "efSearch" if found.type == "hnsw" else "nprobe"
-    return (
-        f"{found.recall:.3f} against exact ({found.queries} queries: {found.measured_on}); {effort} {found.effort}, "
-        f"{found.refine}x compared again, {count:,} passages"
-    )

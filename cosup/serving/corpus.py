@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -19,8 +18,6 @@ from cosup.generation.searching import query_vectors
 from cosup.generation.settings import GenerationSettings
 from cosup.heap import give_back_freed_memory
 from cosup.index.base import LiveIndex, Vectors
-from cosup.index.faiss_index import FaissIndex
-from cosup.index.manifest import IndexManifest
 from cosup.index.open import open_index
 from cosup.modeling import CoSupervisedModel
 from cosup.records import Passage, Question
@@ -45,10 +42,9 @@ class Corpus:
     """
 
     def __init__(self, place: str, model: CoSupervisedModel, settings: GenerationSettings) -> None:
-        self.place = place
         self.model = model
         self.settings = settings
-        self.index = self._opened()
+        self.index = open_index(place, model.fingerprint)
         self._changing = asyncio.Lock()
 
     def __len__(self) -> int:
@@ -95,7 +91,7 @@ class Corpus:
     async def watch(self, runner: Runner, seconds: float) -> None:
         """Take up what others change in the index folder, until cancelled; looks every so many seconds."""
         told = ""
-        while isinstance(self.index, FaissIndex):
+        while True:
             await asyncio.sleep(seconds)
             try:
                 if await self._take_up(runner):
@@ -108,11 +104,9 @@ class Corpus:
     async def _take_up(self, runner: Runner) -> bool:
         async with self._changing:
             index = self.index
-            if not isinstance(index, FaissIndex):
+            if not await asyncio.to_thread(index.changed):
                 return False
-            if await asyncio.to_thread(IndexManifest.read, Path(self.place)) == index.manifest:
-                return False
-            await self._use(runner, await asyncio.to_thread(self._opened))
+            await self._use(runner, await asyncio.to_thread(index.reopened))
         return True
 
     async def _change(self, runner: Runner, change: Callable[[LiveIndex], None]) -> None:
@@ -126,12 +120,9 @@ class Corpus:
 
     def _changed(self, change: Callable[[LiveIndex], None]) -> LiveIndex:
         """Return the index opened anew, with a change made to it."""
-        index = self._opened() if isinstance(self.index, FaissIndex) else self.index
+        index = self.index.reopened()
         change(index)
         return index
-
-    def _opened(self) -> LiveIndex:
-        return open_index(self.place, self.model.fingerprint)
 
 
 async def embed_passages(runner: Runner, texts: Sequence[str]) -> tuple[Vectors, int]:

@@ -346,3 +346,19 @@ def test_vectors_of_a_cosine_index_have_unit_length(maker: Maker, tmp_path: Path
     assert ids(index.search(unit(vectors(1, seed=5)), 1)[0]) == ["p500"]
     with pytest.raises(UsageError, match="unit length"):
         maker.build(tmp_path / "other", corpus(), vectors(), "cosine")
+
+
+# -- what others change ------------------------------------------------------------------------------------------------
+
+
+@all_makers()
+def test_what_others_have_changed_is_there_once_reopened(maker: Maker, shelf: Shelf, tmp_path: Path) -> None:
+    """A reader that sees changes at once says that nothing changed, and is itself what is reopened."""
+    index = shelf.take(maker, tmp_path / "index")
+    assert not index.changed()
+    index.reopened().delete(["p0"])
+    assert index.changed() == (len(index) == N)
+    assert len(index.reopened()) == N - 1
+    assert not index.reopened().changed()
+    assert not index.outgrown
+    assert dict(index.rows()).get("passages") in (None, f"{N}")

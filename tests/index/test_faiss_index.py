@@ -298,8 +298,11 @@ def test_a_reader_goes_on_with_what_it_opened_and_can_take_up_the_changes(tmp_pa
     assert reader.search(vectors(5, seed=1), 4) == before
     assert list(reader) == corpus()
     assert len(reader.search(vectors(1), 3, where=Filter.parse({"lang": "en"}))[0]) == 3
-    reader.reopen()
-    assert list(reader) == corpus(20)
+    assert reader.changed()
+    newer = reader.reopened()
+    assert list(newer) == corpus(20)
+    assert not newer.changed()
+    assert list(reader) == corpus()
 
 
 def test_a_writer_goes_on_from_what_others_have_changed(tmp_path: Path) -> None:
