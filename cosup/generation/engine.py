@@ -7,6 +7,7 @@ nothing that a row has read or written is ever encoded again, but for a claim wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import cache
 
 import torch
@@ -126,11 +127,17 @@ class Engine:
 
     # -- for those who drive many answers themselves ---------------------------------------------------------------
 
-    def scheduler(self, most: int, chunk_tokens: int = 512) -> Scheduler:
-        """Return an empty batch for at most so many rows at a time; add rows to it and step it."""
+    def searching_with(self, retriever: Retriever) -> Engine:
+        """Return this engine with another retriever, such as one that watches its own; the model is the same."""
+        other = copy(self)
+        other.retriever = retriever
+        return other
+
+    def scheduler(self, most: int, chunk_tokens: int = 512, bear_failures: bool = False) -> Scheduler:
+        """Return an empty batch for at most so many rows at a time; add rows to it and step it. See `Scheduler`."""
         cache = self._cache(self.model.generator, most)
         codec = Codec(self._passage, self._decode)
-        return Scheduler(self.model, self.retriever, codec, self._forbidden, cache, chunk_tokens)
+        return Scheduler(self.model, self.retriever, codec, self._forbidden, cache, chunk_tokens, bear_failures)
 
     def row(self, question: Question, settings: GenerationSettings | None = None) -> Row:
         """Return a question as a row.

@@ -45,10 +45,8 @@ class Scheduler:
         forbidden: ids that are never written.
         cache: empty; its `most` is how many rows are on their way at a time (a beam's partial answers not counted).
         chunk_tokens: tokens of prompts and passages fed in a step at most, beside the rows that write.
-
-    Attributes:
-        failures: None lets an error of a retrieval out of `step`. A dictionary takes it, by the origin of the row whose
-            retrieval it was; that row alone ends, for the reason `failed`.
+        bear_failures: whether of an error of a retrieval that row alone ends, for the reason `failed`, whose retrieval
+            it was; see `take_failures`. Else the error comes out of `step`.
     """
 
     def __init__(
@@ -59,6 +57,7 @@ class Scheduler:
         forbidden: torch.Tensor,
         cache: RowCache,
         chunk_tokens: int = 512,
+        bear_failures: bool = False,
     ) -> None:
         self.model = model
         self.retriever = retriever
@@ -70,11 +69,17 @@ class Scheduler:
         self.rows: list[Row] = []
         self._beams: dict[int, Beam] = {}  # by id of each of their rows
         self._done: list[Row] = []
-        self.failures: dict[int, Exception] | None = None
+        self._bears = bear_failures
+        self._failures: dict[int, Exception] = {}
 
     def add(self, row: Row) -> None:
         """Let a row wait for its place."""
         self.waiting.append(row)
+
+    def take_failures(self) -> dict[int, Exception]:
+        """Return the errors that were borne since the last call, by the origin of their rows."""
+        found, self._failures = self._failures, {}
+        return found
 
     @torch.inference_mode()  # as `step`: what was stored in that mode can be changed in it alone
     def cancel(self, row: Row) -> None:
@@ -159,7 +164,7 @@ class Scheduler:
         try:
             found = self.retriever.search([self._request(row) for row in rows], most)
         except Exception as error:
-            if self.failures is None:
+            if not self._bears:
                 raise
             if len(rows) == 1:
                 self._give_up(rows[0], error)
@@ -172,13 +177,12 @@ class Scheduler:
             try:
                 self._go_on(row, [hit for hit in hits if hit.passage_id not in read][: row.settings.top_k])
             except Exception as error:
-                if self.failures is None:
+                if not self._bears:
                     raise
                 self._give_up(row, error)
 
     def _give_up(self, row: Row, error: Exception) -> None:
-        assert self.failures is not None
-        self.failures[row.origin] = error
+        self._failures[row.origin] = error
         row.finish("failed")
 
     def _request(self, row: Row) -> RetrievalRequest:

@@ -19,16 +19,16 @@ class Lane:
     """Answers over one corpus, step by step.
 
     Args:
-        engine: over it; its retriever is timed from now on.
+        engine: over it.
         batch_size: answers written at once.
         metrics: what is noted.
     """
 
     def __init__(self, engine: Engine, batch_size: int, metrics: Metrics) -> None:
-        self.engine = engine
+        self.retriever = TimedRetriever(engine.retriever, metrics)
+        self.engine = engine.searching_with(self.retriever)
         self.metrics = metrics
         self.batch_size = batch_size
-        self.retriever = engine.retriever = TimedRetriever(engine.retriever, metrics)
         self.renew()
         self.jobs: dict[int, Job] = {}  # by origin of their rows
 
@@ -126,8 +126,7 @@ class Lane:
 
     def renew(self) -> None:
         """Begin with an empty batch."""
-        self.scheduler = self.engine.scheduler(self.batch_size)
-        self.scheduler.failures = {}
+        self.scheduler = self.engine.scheduler(self.batch_size, bear_failures=True)
 
     # -- what is told ----------------------------------------------------------------------------------------------
 
@@ -174,9 +173,8 @@ class Lane:
 
     def _retrievals_failed(self) -> News:
         """End the answers one of whose retrievals failed in this step."""
-        failures, self.scheduler.failures = self.scheduler.failures or {}, {}
         news: News = []
-        for origin, error in failures.items():
+        for origin, error in self.scheduler.take_failures().items():
             if (job := self.jobs.pop(origin, None)) is not None:
                 self.metrics.finished.labels("error").inc()
                 news.append((job, failure(error)))

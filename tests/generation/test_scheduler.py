@@ -107,6 +107,35 @@ def check_a_mix(known: Known, data: st.DataObject) -> None:
             assert told(engine.answer(row)) == told(alone)
 
 
+class Failing(StateRetriever):
+    """Cannot search for one question."""
+
+    def search(self, requests: Sequence[RetrievalRequest], k: int) -> list[list[Hit]]:
+        if any(request.question == QUESTIONS[0].question for request in requests):
+            raise RuntimeError("the index is gone")
+        return super().search(requests, k)
+
+
+def test_a_failed_retrieval_is_borne_where_that_was_asked_for(known: Known) -> None:
+    """Its row alone ends, though others were searched for with it; the error is told once. Else a step raises it."""
+    own = Engine(known.model, known.index, replace(PLAIN, ret_first=True))
+    engine = own.searching_with(Failing(known.model, known.index))
+    rows = [engine.row(question) for question in QUESTIONS[:2]]
+    scheduler = engine.scheduler(2, bear_failures=True)
+    for row in rows:
+        scheduler.add(row)
+    while scheduler.busy:
+        scheduler.step()
+    assert rows[0].finish_reason == "failed"
+    assert told(engine.answer(rows[1])) == told(own.generate(QUESTIONS[1:2])[0])
+    assert {origin: str(error) for origin, error in scheduler.take_failures().items()} == {
+        rows[0].origin: "the index is gone"
+    }
+    assert scheduler.take_failures() == {}
+    with pytest.raises(RuntimeError, match="the index is gone"):
+        engine.generate(QUESTIONS[:1])
+
+
 def test_a_batch_of_these_has_rows_with_two_retrievals(known: Known) -> None:
     """What the proofs compare is not trivial."""
     answers = Engine(known.model, known.index, PLAIN).generate(QUESTIONS)
