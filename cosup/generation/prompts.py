@@ -15,6 +15,26 @@ from cosup.records import Question
 _CONTROLS = 2  # [Ret] and [Cs]
 
 
+class TooLongError(InputError):
+    """A question that leaves no room for a claim in the context.
+
+    Args:
+        question_id: of the question.
+        tokens: of its prompt.
+        length: of the context.
+        room: for a prompt.
+
+    Attributes:
+        fact: what is wrong with it, for those who name the question otherwise.
+    """
+
+    def __init__(self, question_id: str, tokens: int, length: int, room: int) -> None:
+        self.fact = (
+            f"has {tokens} tokens with its prompt; the context of {length} leaves room for {max(0, room)}: shorten it"
+        )
+        super().__init__(f"question '{question_id}' {self.fact}")
+
+
 class Prompts:
     """Puts questions into a pair's prompt.
 
@@ -53,15 +73,12 @@ class Prompts:
             length: of the context, in tokens.
 
         Raises:
-            InputError: no claim would fit behind it.
+            TooLongError: no claim would fit behind it.
         """
         prompt = self.encoder.prompt(question.question, question.instruction)
         room = length - CLAIM_ROOM - _CONTROLS
         if len(prompt) > room:
-            raise InputError(
-                f"question '{question.id}' has {len(prompt)} tokens with its prompt; the context of {length} "
-                f"leaves room for {max(0, room)}: shorten it"
-            )
+            raise TooLongError(question.id, len(prompt), length, room)
         return prompt
 
 
@@ -84,7 +101,7 @@ def check_lengths(
     for question in asked:
         try:
             prompts.ids(question, length)
-        except InputError as error:
+        except TooLongError as error:
             problems.append((question.id, str(error)))
     if problems:
         first, message = problems[0]

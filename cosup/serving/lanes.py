@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from cosup.errors import InputError
 from cosup.generation.engine import Engine
 from cosup.generation.events import Event, Finished, Retrieved
+from cosup.generation.prompts import TooLongError
 from cosup.generation.rows import Row
 from cosup.records import Hit
 from cosup.serving.errors import ApiError, failure, stopping
@@ -45,12 +46,10 @@ class Lane:
         """
         try:
             row = self.engine.row(job.question, job.settings)
-        except InputError as error:
-            text = str(error).replace(f"question '{job.question.id}'", "the question")
-            raise ApiError(400, text, "messages", "context_length_exceeded") from None
-        try:
             for passage_id in job.question.candidates or ():
                 self.retriever.passage(passage_id)
+        except TooLongError as error:
+            raise ApiError(400, f"the question {error.fact}", "messages", "context_length_exceeded") from None
         except InputError as error:
             raise ApiError(400, str(error), "cosup.candidates", "no_such_passage") from None
         job.row, job.prompt_tokens, job.stream = row, len(row.pending), None

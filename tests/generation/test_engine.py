@@ -10,6 +10,7 @@ import torch
 from cosup.errors import InputError, UsageError
 from cosup.generation.engine import Engine
 from cosup.generation.events import Finished, Retrieved, TextDelta
+from cosup.generation.prompts import TooLongError
 from cosup.generation.retrieval import RetrievalRequest, SeparateRetriever
 from cosup.generation.rows import Row
 from cosup.generation.settings import GenerationSettings
@@ -235,8 +236,9 @@ def test_limits_end_an_answer(known: Known) -> None:
 def test_a_question_longer_than_the_context_is_refused_before_anything_is_written(known: Known) -> None:
     """The message names the question, its length and the room."""
     engine = Engine(known.model, known.index)
-    with pytest.raises(InputError, match=r"question 'big' has \d+ tokens .* shorten it"):
+    with pytest.raises(TooLongError, match=r"question 'big' has \d+ tokens .* shorten it") as caught:
         engine.generate([UNEVEN[0], replace(UNEVEN[0], id="big", question="book " * 500)])
+    assert str(caught.value) == f"question 'big' {caught.value.fact}"  # a server says "the question"
 
 
 def test_no_text_of_a_question_or_passage_becomes_a_control_token(known: Known) -> None:
