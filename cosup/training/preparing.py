@@ -11,7 +11,10 @@ from cosup.training.sharding import is_sharded
 
 
 def prepare_pair(model: CoSupervisedModel, args: CoSupervisionConfig) -> None:
-    """Put a run's objective into a pair, freeze what it does not train, and make it fit for how it runs."""
+    """Put a run's objective into a pair, freeze what it does not train, and make it fit for how it runs.
+
+    Nobody else sets the objective, whether the pair comes from a recipe or was made in Python.
+    """
     _configure(model, args)
     _freeze_unused(model, args)
     _unprepare(model)

@@ -100,10 +100,8 @@ def _trained(
     model = CoSupervisedModel.from_base(
         recipe.generator,
         recipe.embedder,
-        pair_settings(recipe, config),
+        pair_settings(recipe),
         adapters=recipe.adapters,
-        freeze_embedder=config.freeze_embedder,
-        learn_temperature=config.learn_temperature,
         dtype=torch.bfloat16 if recipe.adapters and config.bf16 else torch.float32,
         attention=attention,
     )
@@ -162,21 +160,19 @@ def _silent(done: int, total: int, note: str) -> None:
     """Tell nobody: only one process of a run reports."""
 
 
-def pair_settings(recipe: Recipe, config: Any) -> PairSettings:
-    """Return the pair's settings that a recipe and its training configuration ask for.
+def pair_settings(recipe: Recipe) -> PairSettings:
+    """Return what a recipe's data, and its embedder where that says so, ask of a pair; the trainer sets its objective.
 
     An embedder's folder of sentence-transformers says how it pools, and what it wants before a passage.
     """
     data, place = recipe.data, Path(recipe.embedder).expanduser()
     said = read_sentence_folder(place) if is_sentence_folder(place) else None
     return PairSettings(
-        similarity=config.similarity,
-        temperature=float(config.temperature),
         prompt=prompt_of(data.prompt),
         template=data.template,
         max_length=data.max_length,
         max_passage_length=data.max_passage_length,
-        pooling=config.pooling or (said.pooling if said else POOLINGS[0]),
+        pooling=said.pooling if said else POOLINGS[0],
         passage_prompt=said.passage_prompt if said else "",
     )
 

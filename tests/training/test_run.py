@@ -154,7 +154,10 @@ def test_figures_that_json_has_not_are_null(world: Path, tmp_path: Path, monkeyp
 def test_every_recipe_runs(path: Path, world: Path, tmp_path: Path) -> None:
     """Each shipped recipe trains two steps as it is, but tiny, and leaves a usable model; see also test_distributed."""
     record = tiny(path, world, tmp_path / "run")
-    model = CoSupervisedModel.from_pretrained(train(parse_recipe(record)))
+    recipe = parse_recipe(record)
+    model, config = CoSupervisedModel.from_pretrained(train(recipe)), recipe.config()
+    assert model.settings.similarity == config.similarity
+    assert config.learn_temperature or model.settings.temperature == config.temperature
     log = json.loads((tmp_path / "run" / "metrics.json").read_text())["log"]
     assert sum("loss" in entry for entry in log) == 2
     assert model.embed_ids([model.encode_passage("Red Tide :: Red Tide is a book.")]).isfinite().all()

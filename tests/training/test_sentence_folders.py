@@ -59,7 +59,8 @@ def test_what_a_frozen_embedder_said_before_training_it_says_behind_the_projecti
 def test_a_pooling_that_the_recipe_names_goes_before_the_folders(tmp_path: Path) -> None:
     source = foreign.sentence_transformer(tmp_path / "st")
     recipe = recipe_of(tmp_path, source, pooling="cls")
-    assert pair_settings(recipe, recipe.config()).pooling == "cls"
+    assert pair_settings(recipe).pooling == "mean"
+    assert CoSupervisedModel.from_pretrained(train(recipe)).settings.pooling == "cls"
 
 
 def test_a_pair_goes_on_from_the_projection_of_its_embedders_folder(tmp_path: Path) -> None:
