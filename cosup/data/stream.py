@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -108,6 +109,12 @@ class StreamedExamples(IterableDataset[Any]):
         self._count = None if None in counts else sum(count for count in counts if count is not None)
         # In memory that worker processes share: epoch; the epoch and the record to begin at; whether to keep places.
         self._state = torch.zeros(4, dtype=torch.int64).share_memory_()
+
+    def encoded_by(self, encode: Callable[[Example], Any]) -> StreamedExamples:
+        """Return this stream with what is made of its examples, beside this one: each has a place of its own."""
+        other = copy(self)
+        other.encode, other._state = encode, self._state.clone().share_memory_()
+        return other
 
     def count(self) -> int | None:
         """Return the number of records of an epoch, or None where a hub dataset does not say."""

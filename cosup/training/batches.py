@@ -34,8 +34,7 @@ def encoded_examples(
 ) -> ExampleDataset | StreamedExamples:
     """Return a data set of encoded examples: of those in memory (see `ExampleDataset`), or of a stream as it comes."""
     if isinstance(examples, StreamedExamples):
-        examples.encode = functools.partial(encoder.example, passages=passages)
-        return examples
+        return examples.encoded_by(functools.partial(encoder.example, passages=passages))
     return ExampleDataset(examples, passages, encoder, negatives, dropout)
 
 

@@ -570,3 +570,16 @@ def test_reading_stays_far_below_the_size_of_the_file(kind: str, tmp_path: Path)
     assert size > 48e6
     assert count == 12_000
     assert grown < 0.6 * size
+
+
+def test_a_stream_encoded_by_somebody_stays_as_it_was(tmp_path: Path) -> None:
+    """Two trainers of one stream: neither gets the other's encoder, or goes to the other's place."""
+    stream = StreamedExamples(_jsonl(tmp_path), KNOWN, StreamOrder(shuffle_buffer=1))
+    ids = stream.encoded_by(lambda example: example.id)
+    lengths = stream.encoded_by(lambda example: len(example.prompt))
+    ids.set_epoch(1)
+    ids.skip(200)
+    assert list(ids) == ["e200", "e201", "e202"]
+    assert list(lengths) == [len(example.prompt) for example in EXAMPLES]
+    assert list(stream) == EXAMPLES
+    assert (ids.epoch, lengths.epoch, stream.epoch) == (1, 0, 0)
