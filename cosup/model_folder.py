@@ -44,7 +44,6 @@ class PairSettings:
         similarity: `cosine` or `inner_product` (the paper's).
         temperature: divides the similarity in the NSP loss; 1.0 is the paper's "none".
         prompt: format of a prompt, with `{question}` and optionally `{instruction}`.
-        template: name of the template that turned questions into examples.
         max_length: tokens of a whole sequence (prompt, passages and claims).
         max_passage_length: tokens of a passage, spliced or embedded; longer ones are cut.
         pooling: how the embedder's token states become a vector, one of `POOLINGS`.
@@ -57,7 +56,6 @@ class PairSettings:
     similarity: str = "cosine"
     temperature: float = 0.05
     prompt: str = PROMPT
-    template: str = "claims"
     max_length: int = 1024
     max_passage_length: int = 256
     pooling: str = POOLINGS[0]

@@ -56,7 +56,7 @@ SETTINGS = {
     ),
     "LoraSettings": ("r", "alpha", "dropout", "target_modules"),
     "PairSettings": (
-        *("similarity", "temperature", "prompt", "template", "max_length", "max_passage_length", "pooling", "query"),
+        *("similarity", "temperature", "prompt", "max_length", "max_passage_length", "pooling", "query"),
         *("query_prompt", "passage_prompt"),
     ),
     "StreamOrder": ("seed", "shuffle_buffer", "batch_size", "rank", "ranks", "repeat"),

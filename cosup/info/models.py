@@ -23,7 +23,7 @@ def model_info(folder: Path) -> Info:
     rows: Rows = []
     for part in ("generator", "embedder"):
         rows.append((part, _architecture(folder / part)))
-    names = ("similarity", "temperature", "template", "prompt", "max_length", "max_passage_length", "pooling", "query")
+    names = ("similarity", "temperature", "prompt", "max_length", "max_passage_length", "pooling", "query")
     own = settings_of(record)
     rows += [(name, shown(getattr(own, name))) for name in names]
     rows += [("embedder fingerprint", str(record["embedder_fingerprint"]))]

@@ -169,7 +169,6 @@ def pair_settings(recipe: Recipe) -> PairSettings:
     said = read_sentence_folder(place) if is_sentence_folder(place) else None
     return PairSettings(
         prompt=prompt_of(data.prompt),
-        template=data.template,
         max_length=data.max_length,
         max_passage_length=data.max_passage_length,
         pooling=said.pooling if said else POOLINGS[0],

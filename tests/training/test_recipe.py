@@ -51,7 +51,7 @@ def test_every_recipe_parses_and_gives_a_configuration(path: Path, tmp_path: Pat
     assert config.output_dir == str(tmp_path)
     assert config.learning_rate == recipe.training["learning_rate"]
     assert settings.max_length == recipe.data.max_length
-    assert (settings.prompt, settings.template) == (recipe.data.prompt, recipe.data.template)
+    assert settings.prompt == recipe.data.prompt
 
 
 # What a recipe says
