@@ -56,3 +56,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the nearest of `known`, or an empty string."""
     near = difflib.get_close_matches(word[:100], list(known), n=1)  # takes the longer, the longer the word
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def needs_extra(what: str, extra: str, package: str = "") -> str:
+    """Return that something needs an extra of cosup's, and how to have it.
+
+    >>> needs_extra("serving", "serve", "fastapi")
+    "serving needs the extra 'serve' (fastapi is not installed): pip install 'cosup[serve]'"
+    """
+    lacks = f" ({package} is not installed)" if package else ""
+    return f"{what} needs the extra '{extra}'{lacks}: pip install 'cosup[{extra}]'"

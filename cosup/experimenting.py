@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cosup.errors import needs_extra
 from cosup.shell import Shell
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _draw(experiment: Experiment, systems: Sequence[SystemScores], records: Sequ
     from cosup.experiments import figures
 
     if not figures.has_matplotlib():
-        logger.warning("no figures: matplotlib is not installed; pip install 'cosup[plots]'")
+        logger.warning(needs_extra("no figures: drawing", "plots", "matplotlib"))
         return
     folder, names = experiment.output, {own.key: own.name for own in experiment.systems}
     figures.draw_systems(systems, folder / "systems.png")

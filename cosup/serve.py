@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosup.errors import UsageError
+from cosup.errors import UsageError, needs_extra
 from cosup.shell import Shell
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def check_installed() -> None:
 
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise UsageError(f"serving needs {missing[0]}, which is not installed; pip install 'cosup[serve]'")
+        raise UsageError(needs_extra("serving", "serve", missing[0]))
 
 
 def serve(

@@ -63,7 +63,7 @@ def test_without_the_extra_it_says_what_to_install(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastapi" else find(name))
     said = cosup.refused(*words(tiny_world))
-    assert said == "error: serving needs fastapi, which is not installed; pip install 'cosup[serve]'\n"
+    assert said == "error: serving needs the extra 'serve' (fastapi is not installed): pip install 'cosup[serve]'\n"
 
 
 @contextlib.contextmanager

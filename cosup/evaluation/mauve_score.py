@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 
-from cosup.errors import UsageError
+from cosup.errors import UsageError, needs_extra
 from cosup.evaluation.alce_records import AlceRecord
 from cosup.evaluation.judging.base import one_line
 
@@ -32,8 +32,7 @@ def mauve_score(records: Sequence[AlceRecord], model: str | None, device: int = 
     try:
         from mauve import compute_mauve
     except ImportError as error:
-        missing = f"MAUVE needs the package 'mauve-text' ({error.name} is not installed)"
-        raise UsageError(f"{missing}: pip install 'cosup[eval]'") from None
+        raise UsageError(needs_extra("MAUVE", "eval", error.name or "mauve-text")) from None
     try:
         found = compute_mauve(
             p_text=human,

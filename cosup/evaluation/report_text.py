@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cosup.data.writing import json_text, write_jsonl, write_text
-from cosup.errors import UsageError
+from cosup.errors import UsageError, needs_extra
 from cosup.evaluation.left_out import shown_ids
 from cosup.evaluation.report import Report
 from cosup.evaluation.scoring import (
@@ -103,7 +103,7 @@ def notes(report: Report) -> list[str]:
     others = report.against.kinds() if report.against else []
     lines += [f"of the other predictions, {len(ids)} {what}: {shown_ids(ids)}" for ids, what in others]
     if "text_f1" in report.metrics and "rouge_l" not in report.metrics:
-        lines.append("rouge_l is left out: it needs the package 'rouge'; pip install 'cosup[eval]'")
+        lines.append(needs_extra("rouge_l is left out: it", "eval", "rouge"))
     for name in ("sentences", "claims"):
         if undecided := report.judged.get(f"{name}_undecided"):
             lines.append(f"{undecided} of {report.judged[name]} {name} left undecided by the judge, counted apart")

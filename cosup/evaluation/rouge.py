@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from cosup.errors import UsageError
+from cosup.errors import UsageError, needs_extra
 
 BOOTSTRAP_SAMPLES = 1000
-MISSING = "this measure needs the package '{}', which is not installed: pip install 'cosup[eval]'"
 
 
 def rouge_l(prediction: str, gold: str) -> float:
@@ -40,7 +39,7 @@ def rouge_lsum() -> Callable[[str, Sequence[str]], float]:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
-        raise UsageError(MISSING.format("rouge-score")) from None
+        raise UsageError(needs_extra("ROUGE-Lsum", "eval", "rouge-score")) from None
     scorer = RougeScorer(["rougeLsum"], use_stemmer=True)
 
     def best(prediction: str, references: Sequence[str]) -> float:
@@ -67,7 +66,7 @@ def _rouge() -> Any:
     try:
         from rouge import Rouge
     except ImportError:
-        raise UsageError(MISSING.format("rouge")) from None
+        raise UsageError(needs_extra("ROUGE-L", "eval", "rouge")) from None
     return Rouge(metrics=["rouge-l"], stats=["f"])
 
 

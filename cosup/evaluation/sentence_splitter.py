@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from cosup.errors import UsageError
+from cosup.errors import UsageError, needs_extra
 
 
 def split_sentences(text: str) -> list[str]:
@@ -28,8 +28,7 @@ def _splitter() -> Any:
         from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
         from punkt import load_model
     except ImportError as error:
-        needed = f"splitting into sentences needs the package '{error.name}', which is not installed"
-        raise UsageError(f"{needed}: pip install 'cosup[eval]'") from None
+        raise UsageError(needs_extra("splitting into sentences", "eval", error.name or "nltk")) from None
     learned, parameters = load_model("english"), PunktParameters()
     parameters.abbrev_types = set(learned.abbrev_types)
     parameters.collocations = set(learned.collocations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from cosup.errors import needs_extra
 from cosup.evaluation.scoring import IF_RETRIEVED, JUDGED_METRICS, KILT, Context, metric_names, recounts, score
 from cosup.evaluation.wanted import LONG_METRICS, has_rouge
 from cosup.records import Answer, Passage, Question
@@ -52,7 +53,7 @@ def _hint(name: str, cutoffs: Sequence[int], has_judge: bool) -> str:
     if single in JUDGED_METRICS and not has_judge:
         return "give --judge"
     if single in LONG_METRICS[1:] and not has_rouge():
-        return "it needs the package 'rouge': pip install 'cosup[eval]'"
+        return needs_extra("it", "eval", "rouge")
     if single in set(metric_names()) - set(metric_names(cutoffs)):
         return f"its searches keep fewer than {name.split('@')[1]} hits"
     return "choose another, or see in docs/evaluation.md what a question must have for it"

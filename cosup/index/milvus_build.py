@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cosup.errors import CosupError, InputError, UsageError
+from cosup.errors import CosupError, InputError, UsageError, needs_extra
 from cosup.index.base import check_values
 from cosup.index.corpus import StoredCorpus
 from cosup.index.milvus_client import MilvusConnection
@@ -130,7 +130,7 @@ def _drop(connection: MilvusConnection, collection: str) -> None:
 def check_extra(place: MilvusPlace) -> None:
     """Raise `UsageError` where the extra is not installed, without importing it."""
     if not all(importlib.util.find_spec(name) for name in ("pymilvus", "milvus_lite")):
-        raise UsageError(f"{place.shown}: an index in Milvus needs more: pip install 'cosup[milvus]'")
+        raise UsageError(needs_extra(f"{place.shown}: an index in Milvus", "milvus"))
 
 
 def make_parent(place: MilvusPlace) -> None:

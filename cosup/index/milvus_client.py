@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosup.errors import CosupError, InputError, UsageError
+from cosup.errors import CosupError, InputError, UsageError, needs_extra
 from cosup.index.milvus_expressions import LONGEST_TEXT, Row, ids_expression, in_batches
 from cosup.index.milvus_place import MilvusPlace
 
@@ -91,7 +91,7 @@ def connect(place: MilvusPlace) -> MilvusConnection:
         if place.lite:
             import milvus_lite  # noqa: F401 - pymilvus asks for it only later
     except ImportError as error:
-        raise UsageError(f"{place.shown}: an index in Milvus needs more: pip install 'cosup[milvus]'") from error
+        raise UsageError(needs_extra(f"{place.shown}: an index in Milvus", "milvus")) from error
     for chatter in ("pymilvus", "grpc._server"):  # they print what goes wrong, and we tell it ourselves
         logging.getLogger(chatter).setLevel(logging.CRITICAL)
     with _heard("milvus_lite.server_manager") as reasons:

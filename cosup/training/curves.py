@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosup.data.writing import whole_file
+from cosup.errors import needs_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +77,7 @@ def draw_curves(log_history: Iterable[Mapping[str, Any]], path: str | Path) -> P
     try:
         figure = new_figure(4.2 * columns, 2.9 * rows)
     except ImportError:
-        logger.warning("no training curves: matplotlib is not installed; pip install 'cosup[plots]'")
+        logger.warning(needs_extra("no training curves: drawing", "plots", "matplotlib"))
         return None
     for number, panel in enumerate(panels, start=1):
         _draw(figure.add_subplot(rows, columns, number), panel, log)

@@ -146,7 +146,9 @@ def test_rouge_l_reads_texts_longer_than_the_recursion_limit() -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "rouge", None)
     rouge._rouge.cache_clear()
-    with pytest.raises(UsageError, match=r"'rouge'.*pip install 'cosup\[eval\]'"):
+    with pytest.raises(
+        UsageError, match=r"ROUGE-L needs the extra 'eval' \(rouge is not installed\): pip install 'cosup\[eval\]'"
+    ):
         rouge_l("a", "b")
     rouge._rouge.cache_clear()
 

@@ -76,7 +76,8 @@ def test_without_the_package_rouge_its_measure_is_left_out_and_that_is_told(monk
     assert wanted.long_scores(answered("red ships"), question) == {"text_f1": 1}
     report = evaluate([answered("red ships")], [question], [])
     assert "rouge_l" not in report.metrics
-    assert notes(report) == ["rouge_l is left out: it needs the package 'rouge'; pip install 'cosup[eval]'"]
+    (note,) = notes(report)
+    assert note == "rouge_l is left out: it needs the extra 'eval' (rouge is not installed): pip install 'cosup[eval]'"
 
 
 def test_what_cannot_be_judged_has_no_score() -> None:

@@ -313,7 +313,7 @@ def test_a_server_that_is_not_there() -> None:
 def test_the_extra_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     (tmp_path / "x.db").mkdir()
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UsageError, match=r"pip install 'cosup\[milvus\]'"):
+    with pytest.raises(UsageError, match=r"an index in Milvus needs the extra 'milvus': pip install 'cosup\[milvus\]'"):
         MilvusIndex.load(tmp_path / "x.db", MINE)
 
 

@@ -167,7 +167,8 @@ def test_what_needs_an_extra_says_so_in_one_line_with_the_command(alone: Alone, 
     done = alone(*words, code=2)
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
-    assert line.endswith(f"pip install 'cosup[{extra}]'")
+    assert f" needs the extra '{extra}'" in line
+    assert line.endswith(f": pip install 'cosup[{extra}]'")
     assert done.stdout == ""
     assert sorted(path.name for path in alone.folder.iterdir()) == before
 
@@ -180,6 +181,7 @@ def test_without_matplotlib_a_run_has_no_curves_and_says_how_to_get_them(alone: 
     training = {"output_dir": "run", "max_steps": 1, "logging_steps": 1, "use_cpu": True}
     (alone.folder / "recipe.yaml").write_text(json.dumps({**recipe, "data": data, "training": training}))
     done = alone("train", "recipe.yaml")
-    assert "no training curves: matplotlib is not installed; pip install 'cosup[plots]'" in done.stderr
+    lacking = "no training curves: drawing needs the extra 'plots' (matplotlib is not installed)"
+    assert f"{lacking}: pip install 'cosup[plots]'" in done.stderr
     assert (alone.folder / "run" / "model" / "cosup.json").is_file()
     assert not (alone.folder / "run" / "curves.png").exists()

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cosup.data.store import PassageStore
 from cosup.data.writing import write_jsonl
-from cosup.errors import InputError, UsageError
+from cosup.errors import InputError, UsageError, needs_extra
 from cosup.generation.retrieval import RetrievalRequest, check_query_text, query_text
 from cosup.index.base import check_target
 from cosup.index.filters import Filter
@@ -161,7 +161,7 @@ def _bm25s() -> Any:
     try:
         import bm25s
     except ImportError:
-        raise UsageError("BM25 needs the extra 'retrievers': pip install 'cosup[retrievers]'") from None
+        raise UsageError(needs_extra("BM25", "retrievers", "bm25s")) from None
     return bm25s
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cosup.errors import UsageError
+from cosup.errors import UsageError, needs_extra
 from cosup.generation.retrieval import TextRetriever
 from cosup.index.build import build_index
 from cosup.index.corpus import Corpus
@@ -141,8 +141,7 @@ def _load(source: str, device: str | None) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
-        extra = "pip install 'cosup[retrievers]'"
-        raise UsageError(f"'{source}' needs sentence-transformers, the extra 'retrievers': {extra}") from None
+        raise UsageError(needs_extra(f"'{source}'", "retrievers", "sentence-transformers")) from None
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
         raise UsageError(f"no folder '{source}'; expected a sentence-transformers model")
     try:
