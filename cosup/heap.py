@@ -11,6 +11,8 @@ import ctypes
 import os
 import sys
 
+_KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of oneDNN, and of torch's way to it
+_FEW_KERNELS = 128
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
 _NEVER = -1
 
@@ -28,6 +30,16 @@ def keep_freed_memory() -> bool:
         return False
     wanted = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, 64 << 20))
     return all(bool(mallopt(name, value)) for name, value in wanted)
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep the code of few matrix products, before the first; where the user has not said of how many.
+
+    It writes code for every shape that it meets and keeps that of 1,024, half a megabyte each. A batch of answers has
+    another shape at every step, so that a server's memory would grow for hours.
+    """
+    for name in _KERNELS:
+        os.environ.setdefault(name, str(_FEW_KERNELS))
 
 
 def give_back_freed_memory() -> bool:

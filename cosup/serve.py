@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosup.errors import UsageError, needs_extra
+from cosup.heap import keep_few_kernels
 from cosup.shell import Shell
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def serve(
         UsageError, InputError: something cannot be used, the address among them; a package is missing.
     """
     check_installed()
+    keep_few_kernels()
     from cosup.serving.app import Served
     from cosup.serving.corpus import Corpus
     from cosup.serving.runner import Runner

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import platform
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -150,49 +146,3 @@ def test_few_lengths_are_left() -> None:
     places = {rounded(tokens) for tokens in range(1024, 4096)}
     assert len(places) <= 2 * FINE + 1
     assert all(tokens <= rounded(tokens) <= tokens * (1 + 1 / FINE) + 16 for tokens in range(1, 5000))
-
-
-def test_freed_memory_is_kept_unless_the_user_has_tuned_the_heap(tmp_path: Any) -> None:
-    """In a process of its own: what is freed stays with it, so that the next step is given it without new pages."""
-    script = """
-import os, sys, torch
-from cosup.heap import keep_freed_memory
-print(keep_freed_memory())
-held = torch.ones(50_000_000)
-del held
-pages = int(open("/proc/self/statm").read().split()[1])
-print(pages * os.sysconf("SC_PAGE_SIZE") > 200_000_000 + int(sys.argv[1]))
-"""
-    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
-        pytest.skip("only with glibc")
-
-    def run(**more: str) -> list[str]:
-        words = [sys.executable, "-c", script, "100_000_000"]
-        done = subprocess.run(words, env=os.environ | more, capture_output=True, text=True, check=True)
-        return done.stdout.split()
-
-    assert run() == ["True", "True"]
-    assert run(MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"
-
-
-def test_what_was_kept_is_given_back(tmp_path: Any) -> None:
-    """A process that has trained and goes on with other work does not hold the peak of its training."""
-    program = """
-import gc, os, torch
-from cosup.heap import give_back_freed_memory, keep_freed_memory
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-if keep_freed_memory():
-    before = resident()
-    tensors = [torch.ones(1 << 20) for _ in range(64)]
-    del tensors
-    gc.collect()
-    assert resident() - before > 200e6
-    assert give_back_freed_memory()
-    assert resident() - before < 50e6
-"""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
