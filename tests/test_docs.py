@@ -245,25 +245,59 @@ def strings_of_the_code() -> list[str]:
     return found
 
 
-def test_every_quoted_message_is_in_the_code_and_comes_once() -> None:
-    """A message's pieces between `..` stand in one text of the code, in this order; errors put the path before it."""
+TEXTS = strings_of_the_code()
+MESSAGES = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_messages_come_once() -> None:
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    messages = re.findall(r"^### `(.+)`$", page, flags=re.MULTILINE)
-    assert len(messages) >= 30
-    assert len(messages) == len(set(messages)) == page.count("\n### ")
-    texts = strings_of_the_code()
-    assert [message for message in messages if not any(holds(text, message) for text in texts)] == []
+    assert len(MESSAGES) >= 90
+    assert len(MESSAGES) == len(set(MESSAGES)) == page.count("\n### ")
 
 
-def holds(text: str, message: str) -> bool:
-    """Whether a text of the code has a message's pieces in their order."""
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_quoted_message_is_the_beginning_of_one_of_the_code(message: str) -> None:
+    """Its pieces between `..` stand in one text of the code in their order, the first at its beginning."""
+    assert any(begins(text, message) for text in TEXTS)
+
+
+def begins(text: str, message: str) -> bool:
+    """Whether a text of the code begins with a message; a `..` at its front stands for something that is put in.
+
+    A quotation mark around what is put in counts as part of it: the code may add it by `repr`.
+    """
+    first, *rest = (piece.strip().strip("'") for piece in message.removeprefix("PATH: ").split(".."))
+    text = text.lstrip("'")
+    if not first and not text.startswith("\n"):
+        return False
     place = 0
-    for piece in message.removeprefix("PATH: ").split(".."):
-        place = text.find(piece.strip(), place)
-        if place < 0:
+    for number, piece in enumerate([first, *rest]):
+        found = text.find(piece, place)
+        is_next = number > 0 or found == 0
+        if found < 0 or not is_next:
             return False
-        place += len(piece.strip())
+        place = found + len(piece)
     return True
+
+
+@pytest.mark.parametrize(
+    "text", ["and so: the loss is \n", "the loss \n", "\n: the loss is \n", "the los"], ids=range(4)
+)
+def test_the_middle_of_a_message_is_not_its_beginning(text: str) -> None:
+    assert begins("the loss is \n; lower it", "the loss is ..")
+    assert not begins(text, "the loss is ..")
+
+
+def test_every_code_of_the_api_is_explained() -> None:
+    """In the table of statuses: the codes that the code gives, and no other."""
+    source = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "cosup/serving").glob("*.py"))
+    given = set(re.findall(r'code="(\w+)"', source)) | set(re.findall(r'ApiError\(4\d\d, [^\n]+, "(\w+)"\)', source))
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| [\d, ]+ \| ([^|]+) \|", page, flags=re.MULTILINE)
+    explained = {code for cell in cells for code in re.findall(r"`(\w+)`", cell)}
+    assert len(explained) > 12
+    assert given - {"messages", "cosup", "query", "dimensions", "input", "passages", "passage_id"} <= explained
+    assert all(f'"{code}"' in source for code in explained)
 
 
 def test_the_site_asks_no_other_host_for_anything() -> None:
