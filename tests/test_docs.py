@@ -300,6 +300,24 @@ def test_every_code_of_the_api_is_explained() -> None:
     assert all(f'"{code}"' in source for code in explained)
 
 
+def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
+    """Versions, in each the kinds of changes, and under each a plain list in which nothing comes twice."""
+    _, *versions = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert versions[0].startswith("Unreleased\n")
+    for version in versions:
+        _, *parts = re.split(r"^### ", version, flags=re.MULTILINE)
+        kinds = [part.splitlines()[0] for part in parts]
+        known = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+        assert set(kinds) <= set(known)
+        assert len(kinds) == len(set(kinds))
+        lines = [line for part in parts for line in part.splitlines()[1:] if line]
+        assert [line for line in lines if not re.match(r"- \S|  \S", line)] == []
+        assert [line for line in lines if len(line) > 130] == []
+        sentences = re.split(r"(?<=[.;])\s+|^- ", "\n".join(lines), flags=re.MULTILINE)
+        told = [" ".join(sentence.split()) for sentence in sentences if len(sentence) > 30]
+        assert len(told) == len(set(told))
+
+
 def test_the_site_asks_no_other_host_for_anything() -> None:
     """Neither pages, styles and scripts of our own nor the configuration fetch from elsewhere; links may lead there."""
     config = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
