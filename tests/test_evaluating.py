@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from cosup.data.reading import read_answers, read_passages, read_questions
-from cosup.errors import InputError
+from cosup.errors import InputError, UsageError
 from cosup.evaluation import evaluate
 from cosup.evaluation.suite_table import average_intervals, suite_markdown, task_row
 from cosup.evaluation.suites import Task, load_suite
+from cosup.index.filters import Filter
 from cosup.index.open import open_index
 from tests.commands import Cosup
 from tests.pairs import TinyWorld
@@ -458,6 +459,17 @@ def test_keys_that_are_merged_in_do_not_come_twice(tmp_path: Path) -> None:
         "  c: {<<: *b, questions: t}\n"
     )
     assert [task.questions for task in load_suite(path).tasks] == ["q", "s", "t"]
+
+
+def test_a_suite_may_say_which_passages_are_read(tmp_path: Path) -> None:
+    """By a filter, as on a command line and over HTTP; one that is none is refused with its place."""
+    path = tmp_path / "suite.yaml"
+    least = "model: m\noutput: o\ntasks: {a: {passages: p, questions: q}}\n"
+    path.write_text(least + "generation: {filter: {lang: en, year: {gte: 2000}}}\n")
+    assert load_suite(path).settings["a"].filter == Filter.parse({"lang": "en", "year": {"gte": 2000}})
+    path.write_text(least + "generation: {filter: [en]}\n")
+    with pytest.raises(UsageError, match=r"filter is \['en'\]; expected a mapping"):
+        load_suite(path)
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)

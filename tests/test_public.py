@@ -51,7 +51,7 @@ NAMES = {
 SETTINGS = {
     "GenerationSettings": (
         *("max_new_tokens", "max_length", "do_sample", "temperature", "top_p", "seed", "ret_first", "ctx_truncate"),
-        *("max_retrievals", "top_k", "read", "min_score", "distinct", "where"),
+        *("max_retrievals", "top_k", "read", "min_score", "distinct", "filter"),
         *("beam", "beam_passages", "beam_retrieval_weight", "draft_tokens"),
     ),
     "LoraSettings": ("r", "alpha", "dropout", "target_modules"),

@@ -84,7 +84,7 @@ WRITING: Mapping[str, tuple[Any, Any]] = {
         Annotated[bool, typer.Option("--distinct", help="Never read a passage twice in one answer.")],
         False,
     ),
-    "where": (
+    "filter": (
         Annotated[
             str | None,
             typer.Option(
@@ -126,13 +126,13 @@ def settings_of(writing: Mapping[str, Any]) -> GenerationSettings:
     from cosup.generation.settings import GenerationSettings
     from cosup.index.filters import Filter
 
-    where = None
-    if writing["where"] is not None:
+    chosen = None
+    if writing["filter"] is not None:
         try:
-            where = Filter.parse(json.loads(writing["where"]))
+            chosen = Filter.parse(json.loads(writing["filter"]))
         except ValueError:
-            raise UsageError(f'--filter is {writing["where"]!r}; expected JSON such as {{"lang": "en"}}') from None
-    return GenerationSettings(**{**writing, "where": where})
+            raise UsageError(f'--filter is {writing["filter"]!r}; expected JSON such as {{"lang": "en"}}') from None
+    return GenerationSettings(**{**writing, "filter": chosen})
 
 
 def retriever_choice(name: str | None, query_text: str | None, *prompts: str | None) -> RetrieverChoice | None:

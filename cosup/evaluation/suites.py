@@ -29,6 +29,7 @@ from cosup.errors import InputError, UsageError, did_you_mean
 from cosup.evaluation.scoring import metric_names, recount_names
 from cosup.generation.retrievers.opening import RetrieverChoice
 from cosup.generation.settings import GenerationSettings
+from cosup.index.filters import Filter
 
 SIDES = ("retrieval", "correctness", "citation")
 TOP_KEYS = ("model", "output", "retriever", "generation", "tasks")
@@ -189,7 +190,7 @@ def _measure(record: Mapping[str, Any], side: str, where: str) -> str | None:
 
 def _settings_of(record: Any, where: str) -> dict[str, Any]:
     settings = mapping_of(record, where, "settings by name")
-    names = [f.name for f in fields(GenerationSettings) if f.name != "where"]
+    names = [f.name for f in fields(GenerationSettings)]
     check_keys(settings, [*names, BATCH_SIZE], where)
     return dict(settings)
 
@@ -210,6 +211,8 @@ def read_settings(record: Any, where: str) -> dict[str, Any]:
 def _generation(where: str, values: Mapping[str, Any]) -> GenerationSettings:
     defaults = GenerationSettings()
     for key, value in values.items():
+        if key == "filter":
+            continue
         default = getattr(defaults, key)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         fits = isinstance(value, bool) if isinstance(default, bool) else number or (value is None and default is None)
@@ -217,7 +220,8 @@ def _generation(where: str, values: Mapping[str, Any]) -> GenerationSettings:
             expected = "true or false" if isinstance(default, bool) else "a number"
             raise UsageError(f"{where}: generation.{key} is {value!r}; expected {expected}")
     try:
-        return GenerationSettings(**values)
+        chosen = None if values.get("filter") is None else Filter.parse(values["filter"])
+        return GenerationSettings(**{**values, "filter": chosen})
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
 

@@ -30,7 +30,7 @@ class RetrievalRequest:
         state: [H] the generator's last hidden state at `[Ret]`.
         token_ids: the row's context up to and including `[Ret]`.
         candidates: passage ids the search is limited to, or None.
-        where: what a passage's metadata must meet, or None.
+        filter: what a passage's metadata must meet, or None.
         question: what was asked.
         text: the question and what has been written so far, without passages: see `text_so_far`.
     """
@@ -38,7 +38,7 @@ class RetrievalRequest:
     state: torch.Tensor
     token_ids: Sequence[int]
     candidates: Sequence[str] | None = None
-    where: Filter | None = None
+    filter: Filter | None = None
     question: str = ""
     text: str = ""
 
@@ -201,10 +201,10 @@ def search_index(
     vectors = queries.float().cpu().numpy()
     groups: dict[Filter | None, list[int]] = {}
     for place, request in enumerate(requests):
-        groups.setdefault(request.where, []).append(place)
+        groups.setdefault(request.filter, []).append(place)
     found: dict[int, list[Hit]] = {}
-    for where, places in groups.items():
+    for filter, places in groups.items():
         candidates = [requests[place].candidates for place in places]
         limited = candidates if any(c is not None for c in candidates) else None
-        found |= zip(places, index.search(vectors[places], k, limited, where), strict=True)
+        found |= zip(places, index.search(vectors[places], k, limited, filter), strict=True)
     return [found[place] for place in range(len(requests))]

@@ -189,7 +189,7 @@ class Scheduler:
         assert row.state is not None
         asked = row.question
         text = text_so_far(asked.question, [self.codec.text(piece) for piece in row.pieces])
-        return RetrievalRequest(row.state, row.context, asked.candidates, row.settings.where, asked.question, text)
+        return RetrievalRequest(row.state, row.context, asked.candidates, row.settings.filter, asked.question, text)
 
     def _may_search(self, row: Row) -> bool:
         beam = self._beams.get(id(row))

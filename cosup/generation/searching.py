@@ -16,14 +16,14 @@ from cosup.records import Hit, Question
 
 
 @torch.inference_mode()
-def search(engine: Engine, questions: Sequence[Question], k: int, where: Filter | None = None) -> list[list[Hit]]:
+def search(engine: Engine, questions: Sequence[Question], k: int, filter: Filter | None = None) -> list[list[Hit]]:
     """Return k hits a question, best first, by the engine's own way to retrieve.
 
     Args:
         engine: over the index.
         questions: what is asked; `candidates` limit a question's search.
         k: hits a question, at most.
-        where: what a passage's metadata must meet.
+        filter: what a passage's metadata must meet.
 
     Raises:
         InputError: a question does not fit into the context.
@@ -32,7 +32,7 @@ def search(engine: Engine, questions: Sequence[Question], k: int, where: Filter 
     states = last_states(engine.model, ids)
     return engine.retriever.search(
         [
-            RetrievalRequest(state, tokens, asked.candidates, where, asked.question, asked.question)
+            RetrievalRequest(state, tokens, asked.candidates, filter, asked.question, asked.question)
             for state, tokens, asked in zip(states, ids, questions, strict=True)
         ],
         k,

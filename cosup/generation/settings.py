@@ -27,7 +27,7 @@ class GenerationSettings:
         read: how many of them are read, best first; the claim is cited to all that were read.
         min_score: similarity below which a hit is not read; where none is left nothing is cited, and the text goes on.
         distinct: never read a passage twice in one answer.
-        where: what a passage's metadata must meet.
+        filter: what a passage's metadata must meet.
         beam: partial answers kept at each `[Ret]`; 1 keeps the first hit alone. See `beam.py`.
         beam_passages: hits that each of them is continued with.
         beam_retrieval_weight: of the retrieval's score beside the text's likelihood.
@@ -48,7 +48,7 @@ class GenerationSettings:
     read: int = 1
     min_score: float | None = None
     distinct: bool = False
-    where: Filter | None = None
+    filter: Filter | None = None
     beam: int = 1
     beam_passages: int = 2
     beam_retrieval_weight: float = 1.0

@@ -75,7 +75,7 @@ class VectorIndex(Protocol):
         ...
 
     def search(
-        self, queries: Vectors, k: int, candidates: Candidates | None = None, where: Filter | None = None
+        self, queries: Vectors, k: int, candidates: Candidates | None = None, filter: Filter | None = None
     ) -> list[list[Hit]]:
         """Find the passages with the highest inner products.
 

@@ -179,7 +179,7 @@ class FaissIndex:
     # -- searching -----------------------------------------------------------------------------------------------------
 
     def search(
-        self, queries: Vectors, k: int, candidates: Candidates | None = None, where: Filter | None = None
+        self, queries: Vectors, k: int, candidates: Candidates | None = None, filter: Filter | None = None
     ) -> list[list[Hit]]:
         """Find the passages with the highest inner products: see `VectorIndex.search`.
 
@@ -188,20 +188,20 @@ class FaissIndex:
         """
         queries = checked_queries(queries, k, self.dimension, candidates)
         if candidates is None:
-            return self._search_all(queries, k, where)
-        return [self._search_one(query[None], k, ids, where) for query, ids in zip(queries, candidates, strict=True)]
+            return self._search_all(queries, k, filter)
+        return [self._search_one(query[None], k, ids, filter) for query, ids in zip(queries, candidates, strict=True)]
 
-    def _search_one(self, query: Vectors, k: int, ids: Sequence[str] | None, where: Filter | None) -> list[Hit]:
+    def _search_one(self, query: Vectors, k: int, ids: Sequence[str] | None, filter: Filter | None) -> list[Hit]:
         if ids is None:
-            return self._search_all(query, k, where)[0]
+            return self._search_all(query, k, filter)[0]
         found = []
         for number, rows in self._places(ids, strict=True).items():
             segment = self._segments[number]
-            found.append((number, segment.vectors.top(query, k, segment.matching(np.array(sorted(rows)), where))[0]))
+            found.append((number, segment.vectors.top(query, k, segment.matching(np.array(sorted(rows)), filter))[0]))
         return self._hits(found, k)
 
-    def _search_all(self, queries: Vectors, k: int, where: Filter | None) -> list[list[Hit]]:
-        parts = [segment.search(queries, k, where) for segment in self._segments]
+    def _search_all(self, queries: Vectors, k: int, filter: Filter | None) -> list[list[Hit]]:
+        parts = [segment.search(queries, k, filter) for segment in self._segments]
         return [
             self._hits([(number, part[query]) for number, part in enumerate(parts)], k) for query in range(len(queries))
         ]

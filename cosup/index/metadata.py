@@ -86,10 +86,10 @@ class Metadata:
         except ValueError as error:
             raise damaged(folder / VALUES) from error
 
-    def mask(self, where: Filter) -> Mask:
+    def mask(self, filter: Filter) -> Mask:
         """Return which passages meet a filter: [N]."""
         found = np.ones(self._count, dtype=np.bool_)
-        for condition in where.conditions:
+        for condition in filter.conditions:
             found &= self._holds(condition)
         return found
 

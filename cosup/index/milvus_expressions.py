@@ -62,13 +62,13 @@ def ids_expression(ids: Iterable[str]) -> str:
     return f"id in [{', '.join(map(text_literal, ids))}]"
 
 
-def filter_expression(where: Filter) -> str:
+def filter_expression(filter: Filter) -> str:
     """Return the expression of a filter; it holds of the rows of whose passages the filter holds.
 
     Raises:
         UsageError: a number in it is not finite.
     """
-    return " and ".join(f"({_condition(condition)})" for condition in where.conditions)
+    return " and ".join(f"({_condition(condition)})" for condition in filter.conditions)
 
 
 def text_literal(text: str) -> str:

@@ -228,7 +228,7 @@ class MilvusIndex:
     # -- searching it ----------------------------------------------------------------------------------------------
 
     def search(
-        self, queries: Vectors, k: int, candidates: Candidates | None = None, where: Filter | None = None
+        self, queries: Vectors, k: int, candidates: Candidates | None = None, filter: Filter | None = None
     ) -> list[list[Hit]]:
         """Find the passages with the highest inner products: see `VectorIndex.search`.
 
@@ -238,7 +238,7 @@ class MilvusIndex:
         queries = checked_queries(queries, k, self.dimension, candidates)
         if k > MOST_HITS and self._main.count() > MOST_HITS:
             raise UsageError(f"k is {k:,}; Milvus returns at most {MOST_HITS:,} hits")
-        condition = "" if where is None else filter_expression(where)
+        condition = "" if filter is None else filter_expression(filter)
         limits: Candidates = [None] * len(queries) if candidates is None else candidates
         return self._state_table.whole(lambda _: self._found(queries, k, limits, condition))
 

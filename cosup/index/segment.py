@@ -138,16 +138,16 @@ class Segment:
         place = int(np.searchsorted(self.deleted, row))
         return None if place < len(self.deleted) and self.deleted[place] == row else row
 
-    def matching(self, rows: Rows, where: Filter | None) -> Rows:
+    def matching(self, rows: Rows, filter: Filter | None) -> Rows:
         """Return those of `rows` that are allowed."""
-        allowed = self._allowed(where)
+        allowed = self._allowed(filter)
         return rows if allowed is None else rows[allowed.mask[rows]]
 
-    def search(self, queries: Vectors, k: int, where: Filter | None = None) -> list[Found]:
+    def search(self, queries: Vectors, k: int, filter: Filter | None = None) -> list[Found]:
         """Return for each query its `k` nearest that are not deleted and meet `where`; as many as there are."""
-        allowed = self._allowed(where)
+        allowed = self._allowed(filter)
         count = self.record.count if allowed is None else len(allowed.rows)
-        if self._structure is None or (where is not None and count <= EXACT_UP_TO):
+        if self._structure is None or (filter is not None and count <= EXACT_UP_TO):
             return self._exact(queries, k, allowed)
         found = self._structure.search(queries, k, allowed)
         short = [number for number, (scores, _) in enumerate(found) if len(scores) < min(k, count)]
@@ -158,20 +158,20 @@ class Segment:
     def _exact(self, queries: Vectors, k: int, allowed: Allowed | None) -> list[Found]:
         return self.vectors.top(queries, k, None if allowed is None else allowed.rows)
 
-    def _allowed(self, where: Filter | None) -> Allowed | None:
+    def _allowed(self, filter: Filter | None) -> Allowed | None:
         """Return which rows may be found, or None for all; of the last few filters it is known already."""
-        if where not in self._known:
+        if filter not in self._known:
             while len(self._known) >= _FILTERS_KEPT:
                 self._known.pop(next(iter(self._known)))
-            self._known[where] = self._find_allowed(where)
-        return self._known[where]
+            self._known[filter] = self._find_allowed(filter)
+        return self._known[filter]
 
-    def _find_allowed(self, where: Filter | None) -> Allowed | None:
-        if where is None and not len(self.deleted):
+    def _find_allowed(self, filter: Filter | None) -> Allowed | None:
+        if filter is None and not len(self.deleted):
             return None
-        mask = np.full(self.record.count, where is None or where.holds({}))
-        if where is not None and self._metadata is not None:
-            mask = self._metadata.mask(where)
+        mask = np.full(self.record.count, filter is None or filter.holds({}))
+        if filter is not None and self._metadata is not None:
+            mask = self._metadata.mask(filter)
         mask[self.deleted] = False
         return Allowed(mask)
 

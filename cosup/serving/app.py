@@ -232,12 +232,12 @@ def _corpus_routes(served: Served) -> APIRouter:
         """Find what a search right after a question would find, without writing an answer."""
         if not asked.query.strip():
             raise ApiError(400, "query is empty", "query")
-        where = filter_of(asked.filter, "filter")
+        filter = filter_of(asked.filter, "filter")
         candidates = None if asked.candidates is None else tuple(asked.candidates)
         question = Question("query", asked.query, candidates=candidates)
 
         def found(engine: Any) -> list[form.SearchHit]:
-            (hits,) = search_questions(engine, [question], asked.top_k, where)
+            (hits,) = search_questions(engine, [question], asked.top_k, filter)
             return [
                 form.SearchHit(score=hit.score, passage=_shown(engine.retriever.passage(hit.passage_id)))
                 for hit in hits

@@ -80,8 +80,8 @@ def settings_of(request: ChatRequest, own: GenerationSettings, limits: Limits) -
     if request.seed is not None or sampled:
         changes["seed"] = random.getrandbits(31) if request.seed is None else request.seed
     changes |= {name: value for name in _ALIKE if (value := getattr(options, name)) is not None}
-    if (where := filter_of(options.filter, "cosup.filter")) is not None:
-        changes["where"] = where
+    if (chosen := filter_of(options.filter, "cosup.filter")) is not None:
+        changes["filter"] = chosen
     try:
         return replace(own, **changes)
     except UsageError as error:

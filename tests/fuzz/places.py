@@ -73,7 +73,7 @@ def _used(place: Path) -> None:
     assert all(isinstance(passage, Passage) for passage in known)
     query = np.ones((1, index.dimension), dtype=np.float32)
     for where in (None, Filter.parse({"lang": "en"}), Filter.parse({"n": {"gt": 2}})):
-        for hit in index.search(query, 3, where=where)[0]:
+        for hit in index.search(query, 3, filter=where)[0]:
             index.passage(hit.passage_id)
     for passage in known:
         index.search(query, 1, [[passage.id]])

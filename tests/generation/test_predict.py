@@ -65,7 +65,7 @@ def test_an_interrupted_run_goes_on_and_gives_what_an_uninterrupted_one_gives(tm
 
 def test_a_run_with_a_filter_goes_on(tmp_path: Path) -> None:
     """What is read back from the file is compared with what was given: lists there, tuples here."""
-    settings = asdict(GenerationSettings(where=Filter.parse({"year": [1, 2]})))
+    settings = asdict(GenerationSettings(filter=Filter.parse({"year": [1, 2]})))
     with pytest.raises(KeyboardInterrupt):
         answer(Scripted(1), tmp_path / "p.jsonl", **settings)
     assert len(answer(Scripted(), tmp_path / "p.jsonl", **settings)) == 5

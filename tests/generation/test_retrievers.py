@@ -196,8 +196,8 @@ def test_requests_of_one_filter_are_searched_in_one_call() -> None:
         def __init__(self) -> None:
             self.calls: list[Any] = []
 
-        def search(self, queries: Any, k: int, candidates: Any, where: Any) -> list[list[Hit]]:
-            self.calls.append((queries[:, 0].tolist(), candidates, where))
+        def search(self, queries: Any, k: int, candidates: Any, filter: Any) -> list[list[Hit]]:
+            self.calls.append((queries[:, 0].tolist(), candidates, filter))
             return [[Hit(str(int(q)), 1.0)] for q in queries[:, 0]]
 
     index, other = Index(), Filter.parse({"n": 1})

@@ -367,7 +367,7 @@ def test_a_filter_limits_what_is_found(known: Known, tmp_path: Path) -> None:
     scheduler = engine.scheduler(3)
     wheres = ({"kind": "person"}, {"kind": "work"}, {"kind": "none"})
     rows = [
-        engine.row(QUESTIONS[0], replace(engine.settings, where=Filter.parse(where), max_retrievals=1))
+        engine.row(QUESTIONS[0], replace(engine.settings, filter=Filter.parse(where), max_retrievals=1))
         for where in wheres
     ]
     for row in rows:

@@ -110,8 +110,8 @@ def test_a_filtered_batch_gives_what_each_gives_alone(
     monkeypatch.setattr(segment, "EXACT_UP_TO", 0)
     index, queries, where = shelf.read(maker), vectors(40, seed=1), Filter.parse({"odd": True})
     for filtered in (None, where):
-        alone = [index.search(query[None], k, where=filtered)[0] for query in queries]
-        assert index.search(queries, k, where=filtered) == alone
+        alone = [index.search(query[None], k, filter=filtered)[0] for query in queries]
+        assert index.search(queries, k, filter=filtered) == alone
 
 
 @all_makers()
@@ -158,7 +158,7 @@ def test_a_filter_gives_k_hits_where_k_match(
         monkeypatch.setattr(segment, "EXACT_UP_TO", 0)
     index, queries, where = shelf.read(maker), vectors(20, seed=1), Filter.parse(record)
     rows = [i for i, p in enumerate(corpus()) if where.holds(p.metadata)]
-    found = index.search(queries, 10, where=where)
+    found = index.search(queries, 10, filter=where)
     assert_nearest(maker, found, [brute_force(maker.stored(vectors()), q, 10, rows) for q in queries])
     assert_true_scores(maker, found, queries, vectors())
     assert {int(i[1:]) for hits in found for i in ids(hits)} <= set(rows)
@@ -171,7 +171,7 @@ def test_a_number_and_a_truth_value_are_different_filters(maker: Maker, shelf: S
     index, query = shelf.read(maker), vectors(1, seed=1)
     number, truth = Filter.parse({"odd": 1}), Filter.parse({"odd": True})
     for where, hits in ((number, 0), (truth, 5), (number, 0)):
-        assert len(index.search(query, 5, where=where)[0]) == hits
+        assert len(index.search(query, 5, filter=where)[0]) == hits
 
 
 @all_makers()
@@ -281,10 +281,10 @@ def test_a_replaced_passage_has_its_new_text_vector_and_metadata(maker: Maker, s
         assert len(opened) == N + 1
         assert opened.passage("p5").text == "Now this."
         assert ids(opened.search(far, 1)[0]) == ["p5"]
-        assert ids(opened.search(far, 3, where=Filter.parse({"lang": "fr"}))[0]) == ["p5"]
+        assert ids(opened.search(far, 3, filter=Filter.parse({"lang": "fr"}))[0]) == ["p5"]
         assert ids(opened.search(-far, 1)[0]) == ["p900"]
         assert opened.search(far, 1, [["p5"]])[0][0].score == pytest.approx(9 * D)
-        assert "p5" not in ids(opened.search(vectors(1), N, where=Filter.parse({"number": {"lt": 10}}))[0])
+        assert "p5" not in ids(opened.search(vectors(1), N, filter=Filter.parse({"number": {"lt": 10}}))[0])
 
 
 @all_makers()
@@ -310,7 +310,7 @@ def test_an_index_can_be_emptied_and_filled_again(maker: Maker, shelf: Shelf, tm
     assert index.search(vectors(2), 3) == [[], []]
     index.compact()
     index = maker.load(tmp_path / "index", MINE)
-    assert index.search(vectors(2), 3, where=Filter.parse({"odd": True})) == [[], []]
+    assert index.search(vectors(2), 3, filter=Filter.parse({"odd": True})) == [[], []]
     index.add(corpus(2), vectors(2))
     assert list(maker.load(tmp_path / "index", MINE)) == corpus(2)
 

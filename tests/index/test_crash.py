@@ -49,7 +49,7 @@ def assert_holds(index: FaissIndex, held: Held) -> None:
             rows = [
                 (p.id, float(vector(p) @ query)) for p in held.values() if not filtered or filtered.holds(p.metadata)
             ]
-            found = index.search(query[None], 500, where=filtered)[0]
+            found = index.search(query[None], 500, filter=filtered)[0]
             assert [(hit.passage_id, hit.score) for hit in found] == sorted(rows, key=lambda row: -row[1])
 
 

@@ -136,7 +136,7 @@ def test_a_reader_whose_segment_is_removed_meanwhile_opens_the_new_one(
     monkeypatch.setattr(faiss_index, "VERIFIED_ON_LOAD", 0)
     reader = FaissIndex.load(folder, MINE)
     assert reader.manifest.segments[0].name != opened[0]
-    assert len(reader.search(vectors(1), 3, where=Filter.parse({"lang": "en"}))[0]) == 3
+    assert len(reader.search(vectors(1), 3, filter=Filter.parse({"lang": "en"}))[0]) == 3
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf-sq"])
@@ -291,13 +291,13 @@ def test_a_large_batch_gives_what_each_query_gives_alone(tmp_path: Path, kind: s
 def test_a_reader_goes_on_with_what_it_opened_and_can_take_up_the_changes(tmp_path: Path) -> None:
     build(tmp_path / "index", kind="ivf-sq")
     reader, writer = FaissIndex.load(tmp_path / "index", MINE), FaissIndex.load(tmp_path / "index", MINE)
-    before = reader.search(vectors(5, seed=1), 4, where=None)
+    before = reader.search(vectors(5, seed=1), 4, filter=None)
     writer.delete([hits[0].passage_id for hits in before][:1])
     writer.compact()
     build(tmp_path / "index", vectors(20))
     assert reader.search(vectors(5, seed=1), 4) == before
     assert list(reader) == corpus()
-    assert len(reader.search(vectors(1), 3, where=Filter.parse({"lang": "en"}))[0]) == 3
+    assert len(reader.search(vectors(1), 3, filter=Filter.parse({"lang": "en"}))[0]) == 3
     assert reader.changed()
     newer = reader.reopened()
     assert list(newer) == corpus(20)
@@ -507,7 +507,7 @@ def compare(index: FaissIndex, model: Model, seed: int, exact: bool) -> None:
     where = Filter.parse({"odd": True})
     for query in small_integers(3, seed + 1):
         for k, filtered in ((1, None), (5, None), (100, None), (3, where), (100, where)):
-            found = [(hit.passage_id, hit.score) for hit in index.search(query[None], k, where=filtered)[0]]
+            found = [(hit.passage_id, hit.score) for hit in index.search(query[None], k, filter=filtered)[0]]
             wanted = model.nearest(query, k, filtered)
             if exact or k == 100:  # whoever asks for more than there is gets all there is
                 assert found == wanted

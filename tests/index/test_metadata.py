@@ -56,7 +56,7 @@ def test_a_segment_without_metadata_is_filtered_all_the_same(tmp_path: Path) -> 
     passages, vectors = [Passage("a", "", "x"), Passage("b", "", "y")], np.eye(2, dtype=np.float32)
     index = FaissIndex.build(tmp_path / "index", passages, vectors, "f" * 64, "cosine")
     for where, found in (({"a": {"ne": 1}}, 2), ({"a": 1}, 0)):
-        assert len(index.search(vectors[:1], 5, where=Filter.parse(where))[0]) == found
+        assert len(index.search(vectors[:1], 5, filter=Filter.parse(where))[0]) == found
 
 
 def test_columns_that_are_gone_are_an_error_not_absent(tmp_path: Path) -> None:

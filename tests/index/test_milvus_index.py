@@ -171,7 +171,7 @@ filters = st.dictionaries(
 def test_a_filter_finds_what_it_holds_of(filtered: MilvusIndex, record: dict[str, Any]) -> None:
     """Whatever the values and keys spell, and whichever kinds meet."""
     where = Filter.parse(record)
-    found = filtered.search(np.ones((1, D), dtype=np.float32), N, where=where)[0]
+    found = filtered.search(np.ones((1, D), dtype=np.float32), N, filter=where)[0]
     assert sorted(ids(found)) == sorted(p.id for p in filtered_corpus() if where.holds(p.metadata))
 
 

@@ -60,7 +60,7 @@ def test_candidates_are_searched_exactly(index: MilvusIndex) -> None:
 
 def test_few_matches_of_a_filter_are_searched_exactly(index: MilvusIndex) -> None:
     where = Filter.parse({"number": {"lt": 60}})
-    found = index.search(QUERIES, 10, where=where)
+    found = index.search(QUERIES, 10, filter=where)
     assert [ids(hits) for hits in found] == [brute_force(vectors(N), query, 10, matching(where)) for query in QUERIES]
 
 
@@ -68,7 +68,7 @@ def test_many_matches_of_a_filter_give_k_hits(index: MilvusIndex, monkeypatch: p
     monkeypatch.setattr(milvus_search, "COMPARED_UP_TO", 10)
     where = Filter.parse({"number": {"lt": 60}})
     for k, count in ((20, 20), (100, 60)):
-        found = index.search(QUERIES, k, where=where)
+        found = index.search(QUERIES, k, filter=where)
         assert [len(hits) for hits in found] == [count] * len(QUERIES)
         assert {int(name[1:]) for hits in found for name in ids(hits)} <= set(matching(where))
 

@@ -120,18 +120,18 @@ class BM25Retriever:
     def _allowed(self, request: RetrievalRequest) -> NDArray[np.int64] | None:
         """Return the rows that a request may find, ascending; None for all."""
         if request.candidates is None:
-            return None if request.where is None else self._matches(request.where)
+            return None if request.filter is None else self._matches(request.filter)
         rows = sorted({self._row(passage_id) for passage_id in request.candidates})
-        if request.where is not None:
-            rows = [row for row in rows if request.where.holds(self._store.at(row).metadata)]
+        if request.filter is not None:
+            rows = [row for row in rows if request.filter.holds(self._store.at(row).metadata)]
         return np.array(rows, dtype=np.int64)
 
-    def _matches(self, where: Filter) -> NDArray[np.int64]:
+    def _matches(self, filter: Filter) -> NDArray[np.int64]:
         """Return the rows that meet a filter; found once by reading every passage."""
-        if where not in self._matching:
-            rows = [row for row, passage in enumerate(self._store.in_order()) if where.holds(passage.metadata)]
-            self._matching[where] = np.array(rows, dtype=np.int64)
-        return self._matching[where]
+        if filter not in self._matching:
+            rows = [row for row, passage in enumerate(self._store.in_order()) if filter.holds(passage.metadata)]
+            self._matching[filter] = np.array(rows, dtype=np.int64)
+        return self._matching[filter]
 
     def _row(self, passage_id: str) -> int:
         try:
