@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
 from xml.etree import ElementTree
@@ -37,11 +37,12 @@ logger = logging.getLogger("security")
 
 @dataclass
 class Found:
-    """What came of one check: how many things were looked at, what is wrong, and what holds."""
+    """What came of one check: how many things were looked at, what is wrong, what holds, and what else is to be kept."""
 
     times: int
     wrong: list[str]
-    holds: str
+    holds: str = ""
+    details: dict[str, list[str]] = field(default_factory=dict)
 
 
 # -- packages ----------------------------------------------------------------------------------------------------------
@@ -65,8 +66,8 @@ def packages() -> Found:
     unknown = [f"{name} {installed[name]}" for name in missing if name not in told]
     holds = f"none of {len(told)} packages has a known hole" if not wrong else "see what was found"
     if unknown:
-        holds += f"; of {len(unknown)} more nothing is told of the release in use: {', '.join(unknown)}"
-    return Found(len(told), wrong, holds)
+        holds += f"; of {len(unknown)} more, named in the record, nothing is told of the release in use"
+    return Found(len(told), wrong, holds, {"not_told": unknown})
 
 
 def audited(installed: dict[str, str]) -> dict[str, list[str]]:
@@ -108,7 +109,7 @@ def tested(*words: str) -> Found:
         cases = list(ElementTree.parse(report).iter("testcase"))
     wrong = [f"{c.get('name')} failed" for c in cases if c.find("failure") is not None or c.find("error") is not None]
     skipped = [f"{c.get('name')} was skipped" for c in cases if c.find("skipped") is not None]
-    return Found(len(cases) - len(skipped), wrong + skipped, "")
+    return Found(len(cases) - len(skipped), wrong + skipped)
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ def main() -> None:
         found = check.run()
         seconds = time.monotonic() - began
         holds = found.holds or check.holds
-        trial = Trial("security", f"security-{name}", check.tried, found.times, found.wrong, holds, seconds)
-        trial.write(["benchmarks/security.py", name], asked.records)
+        told = (check.tried, found.times, found.wrong, holds, seconds, found.details)
+        Trial("security", f"security-{name}", *told).write(["benchmarks/security.py", name], asked.records)
         logger.info("%s: %d, %d found, %.0f s: %s", name, found.times, len(found.wrong), seconds, holds)
         wrong += len(found.wrong)
     sys.exit(bool(wrong))
