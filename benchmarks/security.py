@@ -37,7 +37,7 @@ logger = logging.getLogger("security")
 
 @dataclass
 class Found:
-    """What came of one check: how many things were looked at, what is wrong, what holds, and what else is to be kept."""
+    """What came of one check: how many things were looked at, what is wrong, what holds, and what else is kept."""
 
     times: int
     wrong: list[str]
