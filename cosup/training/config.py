@@ -276,11 +276,9 @@ class CoSupervisionConfig(TrainingArguments):
 
     def _name_checkpointing(self) -> None:
         """Take either name of activation checkpointing; transformers changed it between 5.17 and 5.23."""
-        wanted = self.activation_checkpointing or self.gradient_checkpointing
-        if any(f.name == "activation_checkpointing" for f in fields(TrainingArguments)):
-            self.activation_checkpointing, self.gradient_checkpointing = wanted, None
-        else:
-            self.gradient_checkpointing = bool(wanted)
+        self.activation_checkpointing = self.activation_checkpointing or self.gradient_checkpointing
+        newer = any(f.name == "activation_checkpointing" for f in fields(TrainingArguments))
+        self.gradient_checkpointing = None if newer else bool(self.activation_checkpointing)
 
     @property
     def n_gpu(self) -> int:
