@@ -6,8 +6,8 @@ Reads from docs/performance/ `training.json` and `training_loss.json` (training.
 `embedding_small.json` (embedding.py), `gpu_mfu.json`, `gpu_gradcache.json`, `gpu_lora_memory.json` and
 `lora_memory.json` (gpu_training.py), `two_nodes.json` (two_nodes.py), `retrieval.json` (retrieval.py),
 `answering.json`, `answering_bf16.json` and `answering_demo.json` (answering.py), `gpu_decoding.json` (gpu_decoding.py),
-`evaluation.json` (evaluation.py) and `serving.json` (serving.py). A section whose record is not there stays as it is on
-the page, which says so: no machine has measured everything.
+`evaluation.json` (evaluation.py), `serving.json` (serving.py) and `ratios.json` (ratios.py). A section whose record is
+not there stays as it is on the page, which says so: no machine has measured everything.
 """
 
 from __future__ import annotations
@@ -341,6 +341,22 @@ def serving(record: Record) -> list[str]:
     ]
 
 
+def ratios(record: Record) -> list[str]:
+    """Return the section of the ratios that no change may lower."""
+    lines = [
+        "## Ratios that no change may lower",
+        "",
+        "Each is the time of a slow way over that of ours, on made-up data and small models, on one thread; the median "
+        "over repetitions in fresh processes. `python benchmarks/ratios.py` measures them anew and fails where one "
+        "fell by a fifth (a test under `bench` runs it).",
+    ]
+    for processor, own in record.items():
+        lines += ["", f"| {processor} | ratio | spread of the repetitions |", "|---|---:|---:|"]
+        lines += [f"| {r['meaning']} | {r['value']:.2f}x | {100 * r['spread']:.1f}% |" for r in own["ratios"].values()]
+        lines += origin(own)
+    return lines
+
+
 SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "training": training,
     "training_loss": training_loss,
@@ -358,6 +374,7 @@ SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "gpu_decoding": decoding,
     "evaluation": evaluation,
     "serving": serving,
+    "ratios": ratios,
 }
 
 

@@ -32,14 +32,14 @@ class Ratio:
 
     meaning: str
     sides: Callable[[World], tuple[Work, Work]]
-    pairs: int = 9
+    pairs: int = 21
 
 
 class World:
     """The data and the models that the ratios share, made when they are asked for.
 
     Args:
-        scratch: for models, indexes and shards.
+        scratch: for the model, its words and its index.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -47,7 +47,6 @@ class World:
 
         self.scratch = scratch
         self.atlas = build_atlas(seed=0, train_entities=400, test_entities=40)
-        self._runs = 0
 
     @property
     def passages(self) -> tuple[Passage, ...]:
@@ -124,13 +123,8 @@ class World:
         texts = [p.rendered for p in self.passages]
         long = [Passage(f"l{i}", "", " ".join(texts[i : i + 3])) for i in range(0, len(texts) - 3, 3)]
         index = build_index(self.model, long, self.scratch / "index")
-        settings = GenerationSettings(max_new_tokens=48, ret_first=True, max_retrievals=1, draft_tokens=0)
+        settings = GenerationSettings(max_new_tokens=24, ret_first=True, max_retrievals=1, draft_tokens=0)
         return Engine(self.model, index, settings)
-
-    def folder(self) -> Path:
-        """Return a place that was not used before."""
-        self._runs += 1
-        return self.scratch / f"run-{self._runs}"
 
 
 def together(world: World) -> tuple[Work, Work]:
@@ -190,15 +184,6 @@ def embedding(world: World) -> tuple[Work, Work]:
     return in_order, lambda: embed_passages(model, passages)
 
 
-def resuming(world: World) -> tuple[Work, Work]:
-    """Embed a corpus, and find that all of it is there."""
-    from cosup.index.embed import embed_corpus
-
-    model, passages, there = world.model, world.long_and_short, world.folder()
-    embed_corpus(model, passages, there)
-    return lambda: embed_corpus(model, passages, world.folder()), lambda: embed_corpus(model, passages, there)
-
-
 def training(world: World) -> tuple[Work, Work]:
     """Train for a few steps by the paper's procedure (`yardstick.py`), and as cosup does, both in float32."""
     import torch
@@ -236,34 +221,10 @@ def trainer(world: World) -> Work:
     return lambda: train_cosup(model, world.taught, world.examples, own, Meter(torch.device("cpu")))
 
 
-def searching(world: World) -> tuple[Work, Work]:
-    """Search 60,000 vectors exactly, and by the index that such a corpus gets."""
-    import numpy as np
-
-    from cosup.index.faiss_index import FaissIndex
-    from cosup.index.structures import IndexSettings
-    from cosup.records import Passage
-
-    random = np.random.default_rng(0)
-    centres = random.standard_normal((500, 96))
-    vectors = centres[random.integers(500, size=60_000)] + 0.7 * random.standard_normal((60_000, 96))
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    passages = [Passage(str(i), "", "made up") for i in range(len(vectors))]
-    asked = [vectors[i : i + 1] for i in range(0, len(vectors), 600)]
-
-    def work(kind: str) -> Work:
-        index = FaissIndex.build(world.folder(), passages, vectors, "made-up", "cosine", IndexSettings(kind))
-        return lambda: [index.search(query, 10) for query in asked]
-
-    return work("flat"), work("auto")
-
-
 RATIOS = {
-    "together": Ratio("eight answers one by one, against all at once", together, 5),
+    "together": Ratio("eight answers one by one, against all at once", together, 11),
     "cache": Ratio("an answer with everything read again for each token, against ours", cache),
     "streaming": Ratio("a whole answer, against its first words", streaming),
     "embedding": Ratio("passages embedded in their order, against in batches of like length", embedding),
-    "resuming": Ratio("a corpus embedded, against one found embedded", resuming),
     "training": Ratio("training by the paper's procedure, against ours in float32", training, 5),
-    "searching": Ratio("exact search in 60,000 vectors, against the index such a corpus gets", searching),
 }

@@ -1,11 +1,13 @@
 """Ratios that a change must not lower: what cosup gains by working as it does, on made-up data, on one thread.
 
-    python benchmarks/ratios.py              # measures, compares with the record, fails where one fell (1 to 2 minutes)
+    python benchmarks/ratios.py              # measures, compares with the record, fails where one fell (2 minutes)
     python benchmarks/ratios.py --record     # measures several times, each in a fresh process, and writes the record
+    python benchmarks/performance_page.py    # the record -> docs/performance.md
 
 A ratio is of two sides of the same work, a slow one and ours. They take turns in one process, the order turned round
-each time; the ratio is the median over the pairs. Time is the processor's own, which work beside it does not lengthen.
-What the record (`ratios.json`) keeps of each processor is the median over the repetitions and their spread.
+each time, and a timing is short, so that what disturbs one side disturbs the other; the ratio is the median over the
+pairs. Time is the processor's own, which waiting for other work does not lengthen. What the record
+(`docs/performance/ratios.json`) keeps of each processor is the median over the repetitions and their spread.
 
 A ratio has fallen below `LIMIT` of the record: the geometric middle of no loss and a loss of a fifth, so that noise
 has as much room as a loss has. One that seems to have fallen is measured again before that is said.
@@ -35,27 +37,26 @@ from cosup.data.writing import write_json
 
 logger = logging.getLogger(__name__)
 
-RECORD = Path(__file__).with_name("ratios.json")
+RECORD = Path(__file__).parents[1] / "docs/performance/ratios.json"
 LIMIT = math.sqrt(0.8)
-LEAST = 0.3  # seconds of the processor that one timing takes
+LEAST = 0.1  # seconds of the processor that one timing takes
+Pair = tuple[float, float]
 HOW_TO_RECORD = "python benchmarks/ratios.py --record"
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def measure(names: Collection[str], slowed: Mapping[str, float] | None = None) -> dict[str, list[float]]:
-    """Return each ratio pair by pair.
+def measure(names: Collection[str], slowed: Mapping[str, float] | None = None) -> dict[str, list[Pair]]:
+    """Return the seconds of both sides of each ratio, pair by pair.
 
     Args:
         names: of the ratios.
         slowed: for a trial of this benchmark itself: our side of a ratio takes so many times as long.
     """
-    import faiss
     import torch
 
     torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
         world = World(Path(scratch))
@@ -63,27 +64,27 @@ def measure(names: Collection[str], slowed: Mapping[str, float] | None = None) -
             begun = time.process_time()
             slow, ours = RATIOS[name].sides(world)
             found[name] = paired(slow, stretched(ours, (slowed or {}).get(name, 1.0)), RATIOS[name].pairs)
-            logger.info("%s, %.0f s of the processor", shown(name, found[name]), time.process_time() - begun)
+            took = time.process_time() - begun
+            logger.info("%-10s %7.2f   %.0f s of the processor", name, ratio(found[name]), took)
     return found
 
 
-def shown(name: str, values: Sequence[float]) -> str:
-    """Return a ratio as a line."""
-    return f"{name:<10} {median(values):7.2f}   from {min(values):.2f} to {max(values):.2f}"
-
-
-def paired(slow: Work, ours: Work, pairs: int) -> list[float]:
-    """Return the slow side's time over ours for each pair; both are run once before, untimed."""
+def paired(slow: Work, ours: Work, pairs: int) -> list[Pair]:
+    """Return the seconds of the slow side and of ours for each pair; both are run once before, untimed."""
     slow(), ours()
     found = []
     for number in range(pairs):
         if number % 2:
             mine = timed(ours)
-            found.append(timed(slow) / mine)
+            found.append((timed(slow), mine))
         else:
-            theirs = timed(slow)
-            found.append(theirs / timed(ours))
+            found.append((timed(slow), timed(ours)))
     return found
+
+
+def ratio(pairs: Sequence[Pair]) -> float:
+    """Return the median of the slow side's time over ours."""
+    return median(slow / ours for slow, ours in pairs)
 
 
 def timed(work: Work) -> float:
@@ -144,23 +145,23 @@ def complaint(name: str, recorded: Mapping[str, float], now: float, whose: str) 
 
 
 def compare(
-    record: Mapping[str, Any], processor: str, measured: Callable[[Collection[str]], Mapping[str, Sequence[float]]],
+    record: Mapping[str, Any], processor: str, measured: Callable[[Collection[str]], Mapping[str, Sequence[Pair]]],
     names: Collection[str] = tuple(RATIOS),
 ) -> list[str]:  # fmt: skip
     """Measure, again where a ratio seems to have fallen, and return a complaint for each that fell."""
     whose, recorded = recorded_for(record, processor)
-    now = {name: median(pairs) for name, pairs in measured(names).items()}
+    now = {name: ratio(pairs) for name, pairs in measured(names).items()}
     if seeming := fallen(recorded, now):
-        again = {name: median(pairs) for name, pairs in measured(seeming).items()}
+        again = {name: ratio(pairs) for name, pairs in measured(seeming).items()}
         now |= {name: max(now[name], value) for name, value in again.items()}
     return [complaint(name, recorded, now[name], whose) for name in fallen(recorded, now)]
 
 
-def summary(repeats: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Any]:
+def summary(repeats: Sequence[Mapping[str, Sequence[Pair]]]) -> dict[str, Any]:
     """Return each ratio's median over the repetitions, its spread (largest over smallest, less 1), and all of them."""
     found = {}
     for name in repeats[0]:
-        values = [median(one[name]) for one in repeats]
+        values = [ratio(one[name]) for one in repeats]
         meaning, spread = RATIOS[name].meaning, max(values) / min(values) - 1
         found[name] = {"meaning": meaning, "value": median(values), "spread": spread, "repeats": values}
     return found
@@ -173,13 +174,13 @@ def processor_name() -> str:
     return processor().rpartition(",")[0]
 
 
-def in_fresh_process(names: Collection[str]) -> dict[str, list[float]]:
+def in_fresh_process(names: Collection[str]) -> dict[str, list[Pair]]:
     """Measure in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pairs.json"
         command = [sys.executable, __file__, "--only", *names, "--pairs", str(out)]
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        found: dict[str, list[float]] = json.loads(out.read_text(encoding="utf-8"))
+        found: dict[str, list[Pair]] = json.loads(out.read_text(encoding="utf-8"))
         return found
 
 
@@ -195,7 +196,7 @@ def main() -> None:
         ratios = summary([in_fresh_process(found.only) for _ in range(found.repeats)])
         record[processor_name()] = {**about(["benchmarks/ratios.py", "--record"]), "ratios": ratios}
         for name, own in ratios.items():
-            logger.info("%s, spread %.1f%%", shown(name, own["repeats"]), 100 * own["spread"])
+            logger.info("%-10s %7.2f   spread %.1f%%", name, own["value"], 100 * own["spread"])
         write_json(RECORD, record)
     else:
         slowed = {name: float(times) for name, _, times in (word.partition("=") for word in found.slow)}
