@@ -280,7 +280,7 @@ def test_generating_goes_on_after_an_interruption(
     assert done.err.splitlines()[-1].startswith("error: interrupted")
     monkeypatch.setattr(predict, "_append", append)
     assert tree(tmp_path) == {"whole.jsonl", ".halved.jsonl.partial"}
-    assert "differs in settings.seed" in cosup.refused(*words, "--output", halved, "--seed", "3")
+    assert "differs in settings.read" in cosup.refused(*words, "--output", halved, "--read", "2")
     done = cosup(*words, "--output", halved)
     assert done.out == f"{halved}  12 predictions\n"
     assert without_scores(halved) == without_scores(whole)
@@ -371,8 +371,8 @@ def test_bad_usage(cosup: Cosup, words: list[str], message: str) -> None:
 
 def test_bad_settings_are_refused_before_anything_is_loaded(cosup: Cosup, tiny_world: TinyWorld) -> None:
     pair = ["ask", "--model", tiny_world.model, "--index", tiny_world.index]
-    assert "top_p is 1.5" in cosup.refused(*pair, "--top-p", "1.5", "why?")
-    assert "temperature is 0.0" in cosup.refused(*pair, "--temperature", "0", "why?")
+    assert "top_p is 1.5" in cosup.refused(*pair, "--do-sample", "--top-p", "1.5", "why?")
+    assert "temperature is -1.0" in cosup.refused(*pair, "--do-sample", "--temperature", "-1", "why?")
     assert "the question is empty" in cosup.refused(*pair, " ")
     assert "not UTF-8" in cosup.refused(*pair, "caf\udce9")
     assert "max_length is 9999" in cosup.refused(*pair, "--max-length", "9999", "why?")

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ def test_an_interruption_is_one_line_and_130(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "passages.jsonl")
     process = started("info", tmp_path / "passages.jsonl")
     with process, (tmp_path / "passages.jsonl").open("w"):  # which waits until the command reads it
+        time.sleep(0.5)  # until it waits for what is written
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
