@@ -68,6 +68,7 @@ def test_negative_times_are_found(tmp_path: Path) -> None:
     ("code", "err", "right"),
     [
         (2, "warning: old\nerror: the disk is full\n", True),
+        (2, "one: indexing: 20/20 passages, 5.1 passages/s, 0:00 left\nerror: a\nb\n", True),
         (1, "error: the disk is full\n", False),
         (2, "Traceback (most recent call last):\nerror: x\n", False),
         (2, "error: a\nb\nc\n", False),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -30,6 +31,8 @@ MODULES = (
     *("cosup.generation.retrievers.opening", "cosup.data.store", "matplotlib.backends.backend_agg", "cosup.data.atlas"),
 )
 
+PROGRESS = re.compile(r": \d+/\d+ \w+, .* left\b")  # as `cosup.console` writes it where nobody looks
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -49,8 +52,9 @@ class Ended:
 
     @property
     def complaints(self) -> list[str]:
-        """Lines of standard error that are neither warnings nor empty."""
-        return [line for line in self.err.splitlines() if line.strip() and not line.startswith("warning: ")]
+        """Lines of standard error that are no warning, no progress and not empty."""
+        lines = (line for line in self.err.splitlines() if line.strip() and not line.startswith("warning: "))
+        return [line for line in lines if not PROGRESS.search(line)]
 
     @property
     def told(self) -> str:
