@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cosup.data.collate import token_counts
 from cosup.data.packing import Load, plan_packs
-from tests.data.test_collate import toy, toy_collator
+from tests.data.packs import toy, toy_collator
 from tests.kinds import KINDS
 
 LOADS = st.lists(

@@ -1,4 +1,4 @@
-"""`cosup experiment` on small pairs: what is run, what is run again, and what the tables say."""
+"""`cosup experiment` on small pairs: what is run, what is run again, and what several processes share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import date
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,48 +21,15 @@ from filelock import FileLock
 
 from cosup.checkpoints import load_generator
 from cosup.data.reading import read_answers
-from cosup.errors import UsageError
-from cosup.experimenting import axis_of
 from cosup.experiments import geometry as geometry_module
 from cosup.experiments import run as running
 from cosup.experiments.addresses import folder_of
 from cosup.experiments.plan import load_experiment
 from cosup.experiments.provenance import address_of
 from cosup.experiments.run import steps_of
-from cosup.experiments.table import collect, compare, differences, main_record, markdown
-from cosup.training.config import PRESETS
 from tests.commands import Cosup
+from tests.experiments.small import experiment
 from tests.pairs import TinyWorld
-
-ANALYSES = Path(__file__).parents[2] / "recipes" / "experiments" / "analyses"
-MEASURES = {"retrieval": "passage_f1", "correctness": "contains_answer"}
-
-
-def experiment(world: TinyWorld, folder: Path, **changes: Any) -> Path:
-    """Write a recipe of two steps, a suite of two tasks and an experiment of three systems."""
-    files = {"passages": str(world.passages), "questions": str(world.questions)}
-    training = {"max_steps": 2, "per_device_train_batch_size": 2, "save_strategy": "no", "use_cpu": True}
-    data = {**files, "max_length": 256, "max_passage_length": 96}
-    recipe = {"generator": str(world.base), "embedder": str(world.base), "data": data, "training": training}
-    tasks = {"one": {**files, **MEASURES, "limit": 3, "group": "all of it"}, "two": {**files, **MEASURES, "limit": 9}}
-    suite = {"generation": {"max_new_tokens": 12}, "tasks": tasks}
-    record: dict[str, Any] = {
-        "output": str(folder / "results"),
-        "recipe": str(folder / "recipe.yaml"),
-        "suite": str(folder / "suite.yaml"),
-        "seeds": [1],
-        "limit": 4,
-        "systems": {
-            "words": {"name": "NTP + BM25", "set": {"supervision": "ntp"}, "retriever": "bm25"},
-            "apart": {"set": {"supervision": "ntp"}, "retriever": {"train": {"supervision": "nsp"}}},
-            "both": {"generation": {"ret_first": True, "max_new_tokens": 9}},
-        },
-        "compare": [["both", "apart"], ["both", "words"]],
-        "scales": {"small": {"systems": ["both"], "set": {"training.max_steps": 1}, "limit": 2}},
-    }
-    for name, content in {"recipe": recipe, "suite": suite, "experiment": record | changes}.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return folder / "experiment.yaml"
 
 
 def interrupted_at(call: int, real: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -168,24 +134,6 @@ def test_an_axis_makes_a_system_of_each_value(cosup: Cosup, tiny_world: TinyWorl
     assert [own["axes"] for own in main["settings"]["runs"]] == [{"objective.nsp_weight": w} for w in (0, 0.5)]
     for name in ("systems", "groups", "if_retrieved", "axis"):
         assert (tmp_path / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_systems_are_compared_at_each_point_of_an_axis(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    axes = {"temperature": [0.1, 0.2]}
-    found = load_experiment(experiment(tiny_world, tmp_path, axes=axes, compare=[["both", "apart"]]))
-    assert found.comparisons == tuple((f"both-temperature-{t}", f"apart-temperature-{t}") for t in (0.1, 0.2))
-    assert found.systems[0].axes == {"objective.temperature": 0.1}  # in its one spelling
-
-
-def test_an_axis_is_drawn_only_where_each_value_has_one_system(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    """Whatever has been measured so far: a picture of the first systems would stay when the others come."""
-    axes = {"temperature": [0.1, 0.2]}
-    several = load_experiment(experiment(tiny_world, tmp_path, axes=axes))
-    one = load_experiment(experiment(tiny_world, tmp_path, axes=axes, systems={"both": None}, compare=[], scales={}))
-    first = collect([scored("both-temperature-0.1", 1, x={"1": 1})])
-    assert axis_of(several, first) is None
-    assert axis_of(one, first) == ([0.1], "objective.temperature")
-    assert axis_of(load_experiment(experiment(tiny_world, tmp_path)), collect([scored("both", 1, x={"1": 1})])) is None
 
 
 def test_a_key_counts_once_however_it_is_spelt(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
@@ -335,170 +283,6 @@ def test_addresses_are_of_contents(tiny_world: TinyWorld, tmp_path: Path) -> Non
     ]
     assert len({folder_of(recipe) for step in steps for recipe in step.trainings}) == 6
     assert len({step.record for step in steps}) == 6
-
-
-def scored(system: str, seed: int, **tasks: dict[str, float]) -> dict[str, Any]:
-    """Return a record whose tasks have these scores of correctness, by question."""
-    return {
-        "system": system,
-        "name": system.upper(),
-        "seed": seed,
-        "tasks": {task: {"group": "in" if task == "x" else None, **MEASURES} for task in tasks},
-        "scores": {t: {q: {"correctness": s, "recall@1": 1.0} for q, s in own.items()} for t, own in tasks.items()},
-    }
-
-
-def test_averages_count_each_task_once_and_differences_are_paired() -> None:
-    """Worked out by hand: task x has two questions, task y four; system a has two seeds."""
-    records = [
-        scored("a", 1, x={"1": 1, "2": 0}, y={"1": 1, "2": 1, "3": 1, "4": 1}),
-        scored("b", 1, x={"1": 0, "2": 1}, y={"1": 0, "2": 0, "3": 1, "4": 1}),
-        scored("a", 2, x={"1": 1, "2": 1}, y={"1": 1, "2": 1, "3": 1, "4": 1}),
-    ]
-    a, b = collect(records)
-    assert a.seeds == (1, 2)
-    assert a.scores["x"]["correctness"] == {"1": 1, "2": 0.5}
-    main = main_record([a, b], differences([a, b], [("a", "b")]), {})["systems"]
-    assert main["a"]["tasks"]["x"] == {"retrieval": None, "recall@1": 100, "correctness": 75, "citation": None}
-    assert main["a"]["average"]["correctness"] == pytest.approx((75 + 100) / 2)
-    assert main["b"]["average"]["correctness"] == pytest.approx(50)
-    assert main["a"]["groups"]["in"]["correctness"] == 75
-    assert compare(a, b, "citation") == []
-    whole, group = compare(a, b, "correctness")  # by seed 1 alone, which both have
-    assert (whole.group, whole.seeds, group.group) == (None, (1,), "in")
-    assert whole.value == pytest.approx((0 + 50) / 2)
-    assert (whole.better, whole.tasks) == (1, 2)
-    assert whole.low < whole.value < whole.high
-    assert whole.p_value is not None
-    assert 0.2 < whole.p_value <= 1  # of 16 ways to exchange two of 1/2 and two of 1/4, many are as extreme
-    assert "| a | b | correctness | all | +25.0 [" in markdown([a, b], differences([a, b], [("a", "b")]))
-
-
-def test_the_margin_of_one_group_over_another() -> None:
-    """In x both are equal; in y the first is always right and the second never."""
-    records = [
-        scored("a", 1, x={"1": 1, "2": 0}, y={"1": 1, "2": 1}),
-        scored("b", 1, x={"1": 1, "2": 0}, y={"1": 0, "2": 0}),
-    ]
-    for record in records:
-        record["tasks"]["y"]["group"] = "out"
-    found = {own.group: own for own in compare(*collect(records), "correctness")}
-    assert found.keys() == {None, "in", "out", "out minus in"}
-    assert (found["in"].value, found["out"].value, found[None].value) == (0, 100, 50)
-    margin = found["out minus in"]
-    assert (margin.value, margin.low, margin.high, margin.p_value) == (100, 100, 100, None)
-    assert (found["in"].better, found["in"].p_value) == (0, 1)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"systems": {}}, "'systems' has no system"),
-        ({"system": {}}, "no key 'system' (did you mean 'systems'?)"),
-        ({"systems": {"../x": None}}, "systems.../x: expected letters"),
-        ({"systems": {"x": {"sets": {}}}}, "no key 'sets' (did you mean 'set'?)"),
-        ({"systems": {"x": {"set": {"supervison": "ntp"}}}, "compare": []}, "did you mean 'supervision'"),
-        ({"systems": {"x": {"set": {"supervision": "ntpp"}}}, "compare": []}, "experiment.yaml: system 'x': "),
-        ({"systems": {"x": {"generation": {"ret_frist": True}}}, "compare": []}, "did you mean 'ret_first'"),
-        ({"systems": {"x": {"generation": {"top_p": 2}}}, "compare": []}, "systems.x.generation: top_p is 2"),
-        ({"systems": {"x": {"generation": {"batch_size": 2}}}, "compare": []}, "batch_size is the suite's"),
-        ({"compare": 5}, "'compare' is 5; expected a list"),
-        ({"set": {"training.seed": 3}}, "training.seed is the experiment's own; name them in 'seeds'"),
-        ({"axes": {"output_dir": ["x"]}}, "output_dir is the experiment's own"),
-        ({"set": {"data.max_length": date(2024, 1, 1)}}, "data.max_length is"),
-        ({"systems": {"x": {"seeds": 1}}, "compare": []}, "systems.x.seeds is 1"),
-        ({"compare": [["both"]]}, "'compare' has ['both']; expected two systems"),
-        ({"compare": [["both", "word"]]}, "no system 'word' (did you mean 'words'?)"),
-        ({"seeds": [1.5]}, "'seeds' is [1.5]"),
-        ({"limit": 0}, "'limit' is 0"),
-        ({"pool": -1}, "'pool' is -1"),
-        ({"axes": {"objective.temperature": 0.1}}, "axes.objective.temperature is 0.1; expected a list"),
-        ({"geometry": {"passages": "p"}}, "geometry.questions is None; expected a path"),
-        ({"suite": None}, "'suite' is None; expected a path"),
-        ({"suite": "none.yaml"}, "none.yaml: no such suite; expected a YAML file"),
-        ({"recipe": "none.yaml"}, "none.yaml: no such recipe"),
-        ({"scales": {"x": {"seed": 1}}}, "no key 'seed' (did you mean 'seeds'?)"),
-    ],
-)
-def test_a_wrong_experiment_is_refused_before_anything_runs(
-    changes: dict[str, Any], message: str, cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path
-) -> None:
-    assert message in cosup.refused("experiment", experiment(tiny_world, tmp_path, **changes))
-    assert not (tmp_path / "results").exists()
-
-
-def test_what_a_suite_cannot_say_here_is_refused(cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path) -> None:
-    path = experiment(tiny_world, tmp_path)
-    suite = yaml.safe_load((tmp_path / "suite.yaml").read_text(encoding="utf-8"))
-    wrong = {"retriever": "bm25"}, {"tasks": {"one": suite["tasks"]["one"] | {"predictions": "p.jsonl"}}}
-    for change, message in zip(wrong, ("'retriever' is of no use here", "tasks.one has predictions"), strict=True):
-        (tmp_path / "suite.yaml").write_text(json.dumps(suite | change), encoding="utf-8")
-        assert message in cosup.refused("experiment", path, "--plan")
-
-
-def test_a_system_can_have_fewer_seeds(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    systems = {"one": {"seeds": [1]}, "all": None}
-    found = load_experiment(experiment(tiny_world, tmp_path, systems=systems, seeds=[1, 2], compare=[], scales={}))
-    assert [(system.key, seed) for system, seed in found.runs()] == [("one", 1), ("all", 1), ("all", 2)]
-
-
-def test_a_file_that_is_missing_is_found_before_anything_is_trained(
-    cosup: Cosup, tiny_world: TinyWorld, tmp_path: Path
-) -> None:
-    path = experiment(tiny_world, tmp_path)
-    suite = yaml.safe_load((tmp_path / "suite.yaml").read_text(encoding="utf-8"))
-    suite["tasks"]["two"]["questions"] = str(tmp_path / "none.jsonl")
-    (tmp_path / "suite.yaml").write_text(json.dumps(suite), encoding="utf-8")
-    assert "none.jsonl: no such file" in cosup.refused("experiment", path)
-    for retriever, message in (("separate:none", "none: "), (str(tmp_path), "cannot")):
-        systems = {"x": {"retriever": retriever}}
-        path = experiment(tiny_world, tmp_path, systems=systems, compare=[], scales={})
-        assert message in cosup.refused("experiment", path)
-    assert not (tmp_path / "results").exists()
-
-
-@pytest.mark.parametrize("scale", [None, "cpu"])
-def test_the_experiment_of_the_recipes_can_be_planned(scale: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The paper's preset and the recipe with its keys set are one and the same."""
-    monkeypatch.chdir(Path(__file__).parents[2])
-    found = load_experiment("recipes/experiments/main.yaml", scale)
-    steps = steps_of(found)
-    assert len(steps) == len(found.systems) * len(found.seeds)
-    assert {task.limit for task in found.suite.tasks} == {300 if scale is None else 20}
-    paper = next(step.writer for step in steps if step.system.key == "e")
-    assert paper.objective.items() >= PRESETS["paper"].items()
-
-
-@pytest.mark.parametrize("scale", [None, "cpu"])
-@pytest.mark.parametrize("path", sorted(ANALYSES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_analysis_can_be_planned(path: Path, scale: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its systems differ in what they train, or in who retrieves for the trained."""
-    monkeypatch.chdir(ANALYSES.parents[2])
-    found = load_experiment(path, scale)
-    steps = steps_of(found)
-    assert len({step.address for step in steps}) == len(found.systems) * len(found.seeds) > 1
-    assert str(found.output) == f"runs/experiments/{path.stem}" + ("" if scale is None else f"-{scale}")
-
-
-@pytest.mark.parametrize("scale", [None, "cpu"])
-def test_the_file_of_the_documents_can_be_loaded(
-    scale: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = ANALYSES.parents[2]
-    text = (root / "docs" / "experiments.md").read_text(encoding="utf-8")
-    (tmp_path / "mine.yaml").write_text(text.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
-    monkeypatch.chdir(root)
-    found = load_experiment(tmp_path / "mine.yaml", scale)
-    assert len(found.systems) == (10 if scale is None else 4)
-    assert len(found.comparisons) == 2
-
-
-def test_an_unknown_scale_is_named(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no scale 'smal' \(did you mean 'small'\?\); there are: small"):
-        load_experiment(experiment(tiny_world, tmp_path), "smal")
-
-
-# -- several processes -------------------------------------------------------------------------------------------------
 
 
 def test_what_another_process_is_at_comes_last(

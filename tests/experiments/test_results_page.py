@@ -12,7 +12,7 @@ import pytest
 
 from cosup.experiments.plan import load_experiment
 from cosup.experiments.run import RECORDED, steps_of
-from tests.experiments.test_experiment import experiment
+from tests.experiments.small import experiment
 from tests.pairs import TinyWorld
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -27,7 +27,8 @@ from cosup.info.describe import describe
 from cosup.records import Answer, Hit, Passage, Question
 from cosup.tokens import ControlTokenIds
 from tests.fuzz.damage import as_json, cases
-from tests.fuzz.readers import ALCE, ANSWER, KILT, LINE, PASSAGES, QUESTION, named, write
+from tests.fuzz.formats import ALCE, KILT
+from tests.fuzz.readers import ANSWER, LINE, PASSAGES, QUESTION, named, write
 from tests.fuzz.running import Run, Target
 
 WORDS = (

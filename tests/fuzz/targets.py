@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tests.fuzz.formats import FORMATTED
 from tests.fuzz.https import HTTPS
 from tests.fuzz.outputs import OUTPUTS
 from tests.fuzz.places import INDEXES, MODELS
-from tests.fuzz.readers import FORMATTED, OWN
+from tests.fuzz.readers import OWN
 from tests.fuzz.running import Target
 from tests.fuzz.yamls import YAMLS
 

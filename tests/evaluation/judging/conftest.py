@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from cosup.evaluation.judging.base import Pair
+from tests.evaluation.judging.endpoint import Server
 
 KNOWN: tuple[tuple[Pair, bool], ...] = (
     (("rain falls on the old town", "rain falls"), True),
@@ -118,3 +120,16 @@ def true(tmp_path_factory: pytest.TempPathFactory) -> str:
             wanted[row, 0, token] = wanted[row, 1, tokenizer.eos_token_id] = 0.9
         model.lm_head.weight = solved(states.flatten(0, 1), wanted.log().flatten(0, 1))
     return saved(model, tokenizer, tmp_path_factory.mktemp("true") / "tiny-true")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    made = Server()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()
