@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import NormalDist, median
 from typing import TYPE_CHECKING, Any
 
-from training import about
+from machine import about
 
 from cosup.data.writing import write_json
 

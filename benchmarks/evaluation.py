@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training import about
+from machine import about
 
 from cosup.data.writing import write_json
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from training import about
+from machine import about
 
 from cosup.data.writing import write_json
 

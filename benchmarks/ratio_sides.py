@@ -106,7 +106,7 @@ class World:
 
     def untaught(self) -> CoSupervisedModel:
         """Return a pair to be trained, with a vocabulary of the usual size for its width; the same each time."""
-        from training import Setting, build_pair
+        from training_pair import Setting, build_pair
 
         folder = self.scratch / "words"
         self.model.generator_tokenizer.save_pretrained(folder)

@@ -30,8 +30,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from machine import about
 from ratio_sides import RATIOS, Work, World
-from training import about
 
 from cosup.data.writing import write_json
 

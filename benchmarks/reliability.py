@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training import about
+from machine import about
 
 from cosup.data.writing import write_json
 

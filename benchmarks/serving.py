@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from training import about
+from machine import about
 
 from cosup.data.reading import read_questions
 from cosup.data.writing import write_json

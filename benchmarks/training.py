@@ -16,20 +16,18 @@ import argparse
 import json
 import logging
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
-from itertools import cycle, islice
+from dataclasses import asdict, replace
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any
 
+from machine import about
+from training_pair import Setting, build_pair, load_data, train_tokenizer
+
 from cosup.data.writing import write_json
-from cosup.experiments.provenance import commit, processor
 
 if TYPE_CHECKING:
     import torch
@@ -40,47 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RUNS = ("baseline", "cosup", "cosup_same_supervision")
-SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
-ROOM_FOR_CONTROL_TOKENS = 8
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all runs share.
-
-    Attributes:
-        passages: file of passages.
-        questions: file of questions; the last `held_out` are never trained on.
-        tokenizer: folder or hub id.
-        steps: optimizer steps.
-        batch_size: questions a step.
-        learning_rate: of AdamW, constant.
-        threads: of the processor.
-        layers: of each model.
-        hidden: width of each model.
-        vocabulary: rows of the embedding matrices.
-        held_out: examples that the loss is measured on.
-        seed: of the weights and of the order.
-        device: `cpu` or `cuda`.
-        precision: `bf16` or `fp32`, of cosup's runs.
-        options: further settings of `CoSupervisionConfig`, for both runs of cosup.
-    """
-
-    passages: str
-    questions: str
-    tokenizer: str = ""
-    steps: int = 12
-    batch_size: int = 16
-    learning_rate: float = 3e-4
-    threads: int = 2
-    layers: int = 12
-    hidden: int = 384
-    vocabulary: int = 49_152
-    held_out: int = 64
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "bf16"
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -158,28 +115,6 @@ def _shown(setting: Setting, found: argparse.Namespace) -> dict[str, Any]:
     return shown | {name: Path(shown[name]).name for name in ("passages", "questions")}
 
 
-def about(words: Sequence[str], device: str = "cpu", known_commit: str | None = None) -> dict[str, Any]:
-    """Return what every record carries: command, commit, hardware and the versions of the libraries.
-
-    Args:
-        words: the command's, the script first.
-        device: what was trained on.
-        known_commit: commit where git cannot be asked.
-    """
-    command = shlex.join(["python", *words])
-    versions = {name: version(name) for name in ("torch", "transformers")}
-    return {"command": command, "commit": known_commit or commit(), "hardware": machine(device), "versions": versions}
-
-
-def machine(device: str = "cpu") -> str:
-    """Return the name of the machine, with its GPU where that is used."""
-    if device != "cuda":
-        return processor()
-    import torch
-
-    return f"{torch.cuda.get_device_name()}; {processor()}"
-
-
 def _kept(path: Path | None, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the runs of an earlier call with the same settings, commit and machine."""
     if path is None or not path.is_file():
@@ -187,82 +122,6 @@ def _kept(path: Path | None, record: Mapping[str, Any]) -> dict[str, Any]:
     earlier = json.loads(path.read_text(encoding="utf-8"))
     same = all(earlier.get(name) == record[name] for name in ("settings", "commit", "hardware", "versions"))
     return {name: earlier[name] for name in RUNS if name in earlier} if same else {}
-
-
-# -- the data and the pair: the same in every run ----------------------------------------------------------------------
-
-
-def train_tokenizer(setting: Setting, folder: Path) -> Path:
-    """Train a byte-level BPE on all passages and questions and write it as a Hugging Face folder."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    passages, examples, held_out = load_data(setting)
-    bpe = Tokenizer(models.BPE(unk_token=None))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=setting.vocabulary - ROOM_FOR_CONTROL_TOKENS,
-        min_frequency=2,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = [p.rendered for p in passages.values()] + sorted({e.prompt for e in [*examples, *held_out]})
-    bpe.train_from_iterator(texts, trainer)
-    pad, eos, unknown = SPECIAL_TOKENS
-    PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token=pad, eos_token=eos, unk_token=unknown, clean_up_tokenization_spaces=False
-    ).save_pretrained(folder)
-    return folder
-
-
-def load_data(setting: Setting) -> tuple[dict[str, Passage], list[Example], list[Example]]:
-    """Return passages by id, the examples of all steps in their order, and the held-out examples."""
-    from cosup.data.reading import read_passages, read_questions
-    from cosup.data.templates import question_to_example
-
-    passages = {p.id: p for p in read_passages(setting.passages)}
-    questions = read_questions(setting.questions)
-    if len(questions) <= setting.held_out:
-        raise SystemExit(f"{setting.questions}: --held-out {setting.held_out} leaves no question to train on")
-    kept = len(questions) - setting.held_out
-    asked = [questions[i] for i in Random(setting.seed).sample(range(kept), kept)]
-    chosen = list(islice(cycle(asked), setting.steps * setting.batch_size))
-    examples, held_out = ([question_to_example(q, passages) for q in part] for part in (chosen, questions[kept:]))
-    return passages, examples, held_out
-
-
-def build_pair(setting: Setting) -> CoSupervisedModel:
-    """Return a Llama-shaped pair with random float32 weights, the embedder's those of the generator's body."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
-
-    from cosup.checkpoints import load_tokenizer
-    from cosup.modeling import CoSupervisedModel
-    from cosup.tokens import add_control_tokens
-
-    own, other = load_tokenizer(setting.tokenizer), load_tokenizer(setting.tokenizer)
-    if len(own) + ROOM_FOR_CONTROL_TOKENS > setting.vocabulary:
-        raise SystemExit(f"the tokenizer has {len(own)} tokens; --vocabulary {setting.vocabulary} has no room for them")
-    heads = max(1, setting.hidden // 64)
-    config = LlamaConfig(
-        vocab_size=setting.vocabulary,
-        hidden_size=setting.hidden,
-        intermediate_size=-(-setting.hidden * 8 // 3 // 64) * 64,
-        num_hidden_layers=setting.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=2048,
-        pad_token_id=own.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=own.eos_token_id,
-    )
-    torch.manual_seed(setting.seed)
-    generator, embedder = LlamaForCausalLM(config), LlamaModel(config)
-    embedder.load_state_dict(generator.base_model.state_dict())
-    add_control_tokens(own, generator)
-    return CoSupervisedModel(generator, embedder, own, other)
 
 
 # -- one run -----------------------------------------------------------------------------------------------------------

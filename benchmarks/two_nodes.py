@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training import about, parse_options
+from machine import about
+from training import parse_options
 
 from cosup.data.writing import write_json
 

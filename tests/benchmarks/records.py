@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yardstick
-from gpu_training import Part, Shape, World
+from gpu_parts import Part, Shape, World
 from yardstick import Yardstick
 
 BENCHMARKS = Path(yardstick.__file__).parent

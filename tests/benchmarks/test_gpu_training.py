@@ -11,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import gpu_parts
 import gpu_training
 import pytest
 import torch
 import two_nodes
-from gpu_training import World
+from gpu_parts import World
 from torch.utils.flop_counter import FlopCounterMode
 from yardstick import Counts
 
@@ -28,12 +29,12 @@ from tests.pairs import encoder
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("base")
-    gpu_training.save_base(SHAPE, folder)
+    gpu_parts.save_base(SHAPE, folder)
     return str(folder)
 
 
 def test_flops_are_those_that_torch_counts(base: str) -> None:
-    model = gpu_training.build_pair(part(base))
+    model = gpu_parts.build_pair(part(base))
     sizes = gpu_training.matrix_parameters(model)
     length = 24
     with FlopCounterMode(display=False) as counter:
@@ -49,20 +50,20 @@ def test_flops_are_those_that_torch_counts(base: str) -> None:
 
 
 def test_a_world_has_the_lengths_that_are_said(base: str) -> None:
-    model = gpu_training.build_pair(part(base))
+    model = gpu_parts.build_pair(part(base))
     own = encoder(model)
     for world in (WORLD, World(4, 60, 250, 179, 0.0)):
-        passages, examples = gpu_training.make_world(world, SHAPE.vocabulary)
+        passages, examples = gpu_parts.make_world(world, SHAPE.vocabulary)
         lengths = [len(own.example(e, passages).input_ids) for e in examples]
         assert len(examples) == len(passages) == world.examples
-        assert max(lengths) <= gpu_training.longest_example(world)
+        assert max(lengths) <= gpu_parts.longest_example(world)
     assert lengths == [512] * 4
     assert len({p.text for p in passages.values()}) == 4
 
 
 def test_a_part_survives_its_way_to_another_process(base: str) -> None:
     own = part(base, options={"micro_batch_tokens": 7})
-    assert gpu_training.read_part(json.loads(json.dumps(asdict(own)))) == own
+    assert gpu_parts.read_part(json.loads(json.dumps(asdict(own)))) == own
 
 
 def test_arithmetic_is_measured(base: str) -> None:
@@ -104,7 +105,7 @@ def test_only_the_same_curve_and_weights_are_equal(curve: Any, distance: Any, eq
 
 def test_weights_are_compared_over_both_models(base: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    model = gpu_training.build_pair(part(base))
+    model = gpu_parts.build_pair(part(base))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.01)

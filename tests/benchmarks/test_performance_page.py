@@ -12,13 +12,14 @@ import performance_page
 import pytest
 import retrieval as retrieval_benchmark
 import training as training_benchmark
+import training_pair
 import two_nodes
 
 from tests.benchmarks.records import CURVE, NEAR, RETRIEVAL, origin, part, runs
 
 
 def test_the_page_has_a_section_for_each_record_and_no_other() -> None:
-    own = asdict(training_benchmark.Setting("passages.jsonl", "questions.jsonl"))
+    own = asdict(training_pair.Setting("passages.jsonl", "questions.jsonl"))
     figures = {"tokens_per_second": 50_000.0, "peak_memory_gb": 70.0, "matmul_flops": 8e14, "flops": 4e14}
     sizes = {"generator": 10**9, "embedder": 10**9, "head": 10**8}
     mfu = gpu_training.summarise_mfu({"mfu": figures})
