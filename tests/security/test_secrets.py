@@ -109,7 +109,7 @@ def test_a_whole_way_writes_and_says_no_secret(
 
 
 def test_an_index_at_an_address_with_a_password_is_told_of_without_it(
-    cosup: Cosup, tiny_world: TinyWorld, monkeypatch: pytest.MonkeyPatch
+    cosup: Cosup, tiny_world: TinyWorld, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What went well says as little as what did not: `index`, `info`, who holds a build, who made an index."""
     from cosup.index import build
@@ -127,6 +127,7 @@ def test_an_index_at_an_address_with_a_password_is_told_of_without_it(
         def __len__(self) -> int:
             return 3
 
+    monkeypatch.chdir(tmp_path)  # unfinished work lies in the working folder
     place = f"milvus://me:{GIVEN}@127.0.0.1:9/papers"
     monkeypatch.setattr(opening, "open_index", lambda *_: Elsewhere())
     monkeypatch.setattr(describing, "milvus_info", lambda _: Info("index", (("passages", "3"),)))
