@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from cosup.generation.engine import Engine
     from cosup.modeling import CoSupervisedModel
+    from cosup.training.config import CoSupervisionConfig
 
 SHOWN = ("recall@1", "exact_match", "f1", "citation_precision", "citation_recall")
 BATCH_SIZE = 64  # questions answered at once
@@ -201,7 +202,8 @@ class _Run:
         model = build_pair(self.atlas.train_texts, self.seed, self.settings)
         started = time.monotonic()
         with progress(f"training ({supervision})", self.settings.steps, console=self.notes) as meter:
-            _train(model, self.atlas, supervision, self.seed, self.settings, meter)
+            config = _config(supervision, self.seed, self.settings, folder.parent)
+            _train(model, self.atlas, config, meter)
         seconds = time.monotonic() - started
         save_whole(model, folder)
         return model, seconds
@@ -221,15 +223,11 @@ class _Run:
         return report, answers
 
 
-def _train(
-    model: CoSupervisedModel, atlas: Atlas, supervision: str, seed: int, settings: DemoSettings, meter: Meter
-) -> None:
-    from cosup.data.templates import question_to_example
+def _config(supervision: str, seed: int, settings: DemoSettings, folder: Path) -> CoSupervisionConfig:
     from cosup.training.config import CoSupervisionConfig
-    from cosup.training.trainer import CoSupervisionTrainer
 
-    passages = {p.id: p for p in atlas.train_passages}
-    config = CoSupervisionConfig(
+    return CoSupervisionConfig(
+        output_dir=str(folder),
         supervision=supervision,
         nsp_weight=settings.nsp_weight,
         temperature=settings.temperature,
@@ -248,6 +246,13 @@ def _train(
         disable_tqdm=True,
         seed=seed,
     )
+
+
+def _train(model: CoSupervisedModel, atlas: Atlas, config: CoSupervisionConfig, meter: Meter) -> None:
+    from cosup.data.templates import question_to_example
+    from cosup.training.trainer import CoSupervisionTrainer
+
+    passages = {p.id: p for p in atlas.train_passages}
     examples = [question_to_example(q, passages) for q in atlas.train_questions]
     trainer = CoSupervisionTrainer(model, config, examples, passages, callbacks=[_follower(meter)])
     _silence(trainer)

@@ -33,7 +33,11 @@ def run(folder: Path, compare: bool = False, seed: int = 0) -> tuple[dict[str, A
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     folder = tmp_path_factory.mktemp("demo")
-    return (folder, *run(folder, compare=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        found = run(folder, compare=True)
+        assert list(Path().iterdir()) == [], "something was written outside the demo's folder"
+    return (folder, *found)
 
 
 def test_the_report_has_what_the_demo_promises(done: tuple[Path, dict[str, Any], str]) -> None:
