@@ -35,8 +35,8 @@ def keep_freed_memory() -> bool:
 def keep_few_kernels() -> None:
     """Let oneDNN keep the code of few matrix products, before the first; where the user has not said of how many.
 
-    It writes code for every shape that it meets and keeps that of 1,024, half a megabyte each. A batch of answers has
-    another shape at every step, so that a server's memory would grow for hours.
+    It writes code for every shape that it meets, and keeps that of 1,024 shapes at each of two places. A batch of
+    answers has another shape at every step, so that a server's memory would go on growing.
     """
     for name in _KERNELS:
         os.environ.setdefault(name, str(_FEW_KERNELS))
