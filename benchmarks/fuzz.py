@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from reliability import RECORDS, Trial
+from reliability import RECORDS, Trial, chosen
 
 from cosup.data.writing import write_json
 
@@ -56,10 +56,8 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if unknown := set(asked.groups) - GROUPS.keys():
-        parser.error(f"no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     open_faults = 0
-    for group in asked.groups or GROUPS:
+    for group in chosen(parser, asked.groups, GROUPS, "group"):
         for engine in [asked.engine] if asked.engine else ENGINES:
             open_faults += recorded(group, engine, asked)
     sys.exit(1 if open_faults else 0)

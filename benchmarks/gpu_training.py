@@ -179,7 +179,9 @@ def run_part(part: Part) -> dict[str, Any]:
 
 def checkpoints(model: CoSupervisedModel) -> bool:
     """Whether both models compute activations again in the backward pass."""
-    return all(part.is_gradient_checkpointing for part in (model.generator, model.embedder))
+    from cosup.lean import recomputes
+
+    return all(map(recomputes, (model.generator, model.embedder)))
 
 
 def options_of(part: Part) -> dict[str, Any]:

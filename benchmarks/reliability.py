@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentParser
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,13 @@ class Trial:
             record["found"] += earlier(before, record)
         write_json(path, record)
         return path
+
+
+def chosen(parser: ArgumentParser, asked: Sequence[str], known: Collection[str], what: str) -> Sequence[str]:
+    """Return the names that a command line asks for, all where it names none; it ends where one is unknown."""
+    if unknown := sorted(set(asked) - set(known)):
+        parser.error(f"no {what} {', '.join(unknown)}; there are {', '.join(known)}")
+    return asked or list(known)
 
 
 def same_place(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

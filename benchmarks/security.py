@@ -27,7 +27,7 @@ from xml.etree import ElementTree
 
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from reliability import RECORDS, Trial
+from reliability import RECORDS, Trial, chosen
 
 HOUSE = Path(__file__).parents[1]
 NEWEST = "https://pypi.org/pypi/{name}/json"
@@ -153,10 +153,8 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder for the records")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if unknown := set(asked.checks) - CHECKS.keys():
-        parser.error(f"no check {', '.join(sorted(unknown))}; there are {', '.join(CHECKS)}")
     wrong = 0
-    for name in asked.checks or CHECKS:
+    for name in chosen(parser, asked.checks, CHECKS, "check"):
         began, check = time.monotonic(), CHECKS[name]
         found = check.run()
         seconds = time.monotonic() - began

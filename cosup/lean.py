@@ -52,6 +52,12 @@ def make_lean(model: PreTrainedModel) -> bool:
     return same
 
 
+def recomputes(model: PreTrainedModel) -> bool:
+    """Whether a model computes activations again in the backward pass, by the name that transformers has for it."""
+    newer = hasattr(PreTrainedModel, "is_activation_checkpointing")  # since 5.23
+    return bool(getattr(model, "is_activation_checkpointing" if newer else "is_gradient_checkpointing", False))
+
+
 @contextlib.contextmanager
 def only(model: PreTrainedModel, rows: torch.Tensor | None) -> Iterator[None]:
     """Within the block, let the last layer of a lean model run its gated part for some tokens of a packed row alone.
@@ -68,9 +74,7 @@ def only(model: PreTrainedModel, rows: torch.Tensor | None) -> Iterator[None]:
         return
     gates = [m for m in model.modules() if isinstance(m, _LeanGate)]
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    newer = hasattr(PreTrainedModel, "is_activation_checkpointing")  # the name since transformers 5.23
-    again = getattr(model, "is_activation_checkpointing" if newer else "is_gradient_checkpointing", False)
-    if len(gates) != count or again or _drops(gates[-1]):
+    if len(gates) != count or recomputes(model) or _drops(gates[-1]):
         yield
         return
     gates[-1].rows = rows

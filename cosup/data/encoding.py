@@ -187,14 +187,8 @@ def check_prompt(prompt: str) -> None:
 
 
 def prompt_of(given: str) -> str:
-    """Return a prompt format, given as itself or by its name in `PROMPTS`.
-
-    Raises:
-        UsageError: see `check_prompt`.
-    """
-    prompt = PROMPTS.get(given, given)
-    check_prompt(prompt)
-    return prompt
+    """Return a prompt format, given as itself or by its name in `PROMPTS`; `PairSettings` checks it."""
+    return PROMPTS.get(given, given)
 
 
 def render_prompt(prompt: str, question: str, instruction: str | None = None) -> str:

@@ -209,10 +209,9 @@ def read_settings(record: Any, where: str) -> dict[str, Any]:
 
 
 def _generation(where: str, values: Mapping[str, Any]) -> GenerationSettings:
-    defaults = GenerationSettings()
-    for key, value in values.items():
-        if key == "filter":
-            continue
+    defaults, plain = GenerationSettings(), dict(values)
+    wanted = plain.pop("filter", None)
+    for key, value in plain.items():
         default = getattr(defaults, key)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         fits = isinstance(value, bool) if isinstance(default, bool) else number or (value is None and default is None)
@@ -220,8 +219,7 @@ def _generation(where: str, values: Mapping[str, Any]) -> GenerationSettings:
             expected = "true or false" if isinstance(default, bool) else "a number"
             raise UsageError(f"{where}: generation.{key} is {value!r}; expected {expected}")
     try:
-        chosen = None if values.get("filter") is None else Filter.parse(values["filter"])
-        return GenerationSettings(**{**values, "filter": chosen})
+        return GenerationSettings(**plain, filter=None if wanted is None else Filter.parse(wanted))
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cosup.errors import CosupError, InputError, UsageError, needs_extra
+from cosup.errors import CosupError, InputError, UsageError
 from cosup.index.base import check_values
 from cosup.index.corpus import StoredCorpus
-from cosup.index.milvus_client import MilvusConnection
+from cosup.index.milvus_client import MilvusConnection, without_extra
 from cosup.index.milvus_expressions import Row, row_of
 from cosup.index.milvus_place import MilvusPlace
 from cosup.index.milvus_state import MilvusState, StateTable
@@ -130,7 +130,7 @@ def _drop(connection: MilvusConnection, collection: str) -> None:
 def check_extra(place: MilvusPlace) -> None:
     """Raise `UsageError` where the extra is not installed, without importing it."""
     if not all(importlib.util.find_spec(name) for name in ("pymilvus", "milvus_lite")):
-        raise UsageError(needs_extra(f"{place.shown}: an index in Milvus", "milvus"))
+        raise without_extra(place)
 
 
 def make_parent(place: MilvusPlace) -> None:

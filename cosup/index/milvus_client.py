@@ -77,6 +77,11 @@ def search_settings(index_type: str, count: int, lite: bool) -> SearchSettings:
     return known["flat" if lite else "autoindex"] if index_type == "auto" else known[index_type]
 
 
+def without_extra(place: MilvusPlace) -> UsageError:
+    """Return the error of an index in Milvus where the extra is not installed."""
+    return UsageError(needs_extra(f"{place.shown}: an index in Milvus", "milvus"))
+
+
 def connect(place: MilvusPlace) -> MilvusConnection:
     """Connect to where an index is or is to be.
 
@@ -91,7 +96,7 @@ def connect(place: MilvusPlace) -> MilvusConnection:
         if place.lite:
             import milvus_lite  # noqa: F401 - pymilvus asks for it only later
     except ImportError as error:
-        raise UsageError(needs_extra(f"{place.shown}: an index in Milvus", "milvus")) from error
+        raise without_extra(place) from error
     for chatter in ("pymilvus", "grpc._server"):  # they print what goes wrong, and we tell it ourselves
         logging.getLogger(chatter).setLevel(logging.CRITICAL)
     with _heard("milvus_lite.server_manager") as reasons:

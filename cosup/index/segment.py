@@ -144,7 +144,7 @@ class Segment:
         return rows if allowed is None else rows[allowed.mask[rows]]
 
     def search(self, queries: Vectors, k: int, filter: Filter | None = None) -> list[Found]:
-        """Return for each query its `k` nearest that are not deleted and meet `where`; as many as there are."""
+        """Return for each query its `k` nearest that are not deleted and meet `filter`; as many as there are."""
         allowed = self._allowed(filter)
         count = self.record.count if allowed is None else len(allowed.rows)
         if self._structure is None or (filter is not None and count <= EXACT_UP_TO):

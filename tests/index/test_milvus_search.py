@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
 from cosup.index import milvus_client, milvus_search
 from cosup.index.filters import Filter
 from cosup.index.milvus_index import MilvusIndex
-from tests.index import milvus
 from tests.index.makers import MINE, brute_force, corpus, ids, vectors
+from tests.index.toy_milvus import servers_stopped
 
+__all__ = ["servers_stopped"]
 pytestmark = pytest.mark.milvus
 
 N = 600
@@ -31,12 +30,6 @@ def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(autouse=True)
 def _few_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(milvus_client, "_LISTS_PROBED", 2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _servers_stopped() -> Iterator[None]:
-    yield
-    milvus.stop_servers()
 
 
 def matching(where: Filter) -> list[int]:
