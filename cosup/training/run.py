@@ -92,8 +92,7 @@ def _trained(
     recipe: Recipe, config: CoSupervisionConfig, folder: Path, progress: Report | None, watch: Watch | None
 ) -> Path:
     """Train in a folder that is held."""
-    if config.bf16 and config.should_save and not has_fast_bfloat16(config.device):
-        logger.warning("bf16 is on, but this machine has no instructions for it: training is faster without")
+    _leave_slow_bfloat16(config)
     attention = config.chosen_attention
     data = load_data(recipe.data, config)
     set_seed(config.seed)  # new rows and adapters are drawn at random
@@ -119,6 +118,14 @@ def _trained(
     if data.held_out:
         metrics |= trainer.evaluate()
     return _finish(trainer, metrics, folder)
+
+
+def _leave_slow_bfloat16(config: CoSupervisionConfig) -> None:
+    """Train in float32 where bfloat16 would be computed without instructions for it, far slower, and say so."""
+    if config.bf16 and not has_fast_bfloat16(config.device):
+        config.bf16, config.mixed_precision = False, "no"
+        if config.should_save:
+            logger.warning("bf16 is on, but this machine has no instructions for it: training in float32")
 
 
 def _finish(trainer: CoSupervisionTrainer, metrics: dict[str, Any], folder: Path) -> Path:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from cosup.training import optimizers
+from cosup.training.optimizers import JointOptimizer
 from cosup.training.trainer import CoSupervisionTrainer
 from tests import pairs
 from tests.training.examples import MIXED
@@ -31,3 +36,35 @@ def test_muon_takes_the_generators_hidden_matrices_and_no_others(tmp_path: Path)
     named = {name for name, p in model.named_parameters() if id(p) in muon}
     assert named == {n for n, p in model.named_parameters() if n.startswith("generator.model.layers") and p.ndim == 2}
     assert len(named) == 14
+
+
+class _Products(TorchDispatchMode):
+    """Remembers the types that matrices were multiplied in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            self.types.add(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_multiplies_in_float32_where_bfloat16_is_slow(nesterov: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The types of its products follow the machine; the step is the same up to bfloat16, the momentum is untouched."""
+    after = []
+    for fast in (True, False):
+        monkeypatch.setattr(optimizers, "has_fast_bfloat16", lambda device, fast=fast: fast)
+        weight = torch.nn.Parameter(torch.randn(24, 16, generator=torch.Generator().manual_seed(0)))
+        joint = JointOptimizer([torch.optim.Muon([weight], lr=0.1, nesterov=nesterov)])
+        for seed in (1, 2):
+            weight.grad = torch.randn(24, 16, generator=torch.Generator().manual_seed(seed))
+            with _Products() as products:
+                joint.step()
+        assert products.types == {torch.bfloat16 if fast else torch.float32}
+        after.append((weight.detach(), joint.parts[0].state[weight]["momentum_buffer"]))
+    assert torch.allclose(after[0][0], after[1][0], atol=5e-3)
+    assert not torch.equal(after[0][0], after[1][0])
+    assert torch.equal(after[0][1], after[1][1])

@@ -121,18 +121,26 @@ def test_ids_differ_over_all_files_of_a_run(kind: str, world: Path, tmp_path: Pa
         train(_recipe(world, tmp_path / "run", {"questions": [], kind: files}))
 
 
-@pytest.mark.parametrize(("fast", "told"), [(False, True), (True, False)])
-def test_a_run_in_bf16_is_told_where_the_machine_has_no_instructions_for_it(
+@pytest.mark.parametrize(("fast", "precision"), [(False, "no"), (True, "bf16")])
+def test_a_run_in_bf16_is_in_float32_where_the_machine_has_no_instructions_for_it(
     fast: bool,
-    told: bool,
+    precision: str,
     world: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    real, precisions = run._train, []
+
+    def watched(trainer: CoSupervisionTrainer, checkpoint: Path | None) -> dict[str, Any]:
+        precisions.append(trainer.accelerator.mixed_precision)
+        return real(trainer, checkpoint)
+
+    monkeypatch.setattr(run, "_train", watched)
     monkeypatch.setattr(run, "has_fast_bfloat16", lambda device: fast)
     train(_recipe(world, tmp_path, bf16=True))
-    assert ("bf16 is on, but this machine has no instructions for it" in caplog.text) == told
+    assert precisions == [precision]
+    assert ("this machine has no instructions for it: training in float32" in caplog.text) == (not fast)
 
 
 def test_figures_that_json_has_not_are_null(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
