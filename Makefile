@@ -7,15 +7,18 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo test check format docs fuzz
+.PHONY: help install demo test check format docs fuzz
 
 help:
-	@echo "make demo    run the demo: train a small pair, index, answer, measure (results in runs/demo)"
-	@echo "make test    run the tests"
-	@echo "make check   run ruff and mypy"
-	@echo "make format  format the code"
-	@echo "make fuzz    try damaged input on everything that reads; an hour or more (records in docs/reliability)"
-	@echo "make docs    build the documentation into site/ (open site/index.html)"
+	@echo "make install   create .venv with cosup and what it is developed with (the others below do so too)"
+	@echo "make demo      run the demo: train a small pair, index, answer, measure (results in runs/demo)"
+	@echo "make test      run the tests"
+	@echo "make check     run ruff and mypy"
+	@echo "make format    format the code"
+	@echo "make fuzz      try damaged input on everything that reads; an hour or more (records in docs/reliability)"
+	@echo "make docs      build the documentation into site/ (open site/index.html)"
+
+install: $(READY)
 
 demo: $(READY)
 	$(BIN)/cosup demo

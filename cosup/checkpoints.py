@@ -261,6 +261,8 @@ def explained(source: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if not Path(source).expanduser().exists():
+            reason = f"no such folder or file is here, and the hub cannot give it ({reason})"
         raise UsageError(f"cannot load a model from '{source}': {reason}") from error
 
 

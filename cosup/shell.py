@@ -36,6 +36,13 @@ _MENDABLE = (  # disks, permissions and paths
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 )
+_GOES_ON = {
+    "train": "its last checkpoint, if one was written",
+    "index": "the parts that are finished",
+    "generate": "the answers that are there",
+    "evaluate": "the answers that are there",
+    "experiment": "what is finished",
+}
 _LESS = "take fewer at once (--batch-size, --batch-tokens or micro_batch_tokens), shorter texts, or a smaller model"
 _LONGEST_ERROR = 600  # characters of an error of other libraries
 _QUIET_ENVIRONMENT = {  # read by the libraries when they are imported
@@ -146,7 +153,7 @@ def run(command: Callable[[list[str]], Any], words: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort: whatever went wrong becomes a line and a code
         return _failed(error, debug)
     if code == INTERRUPTED:
-        _complain(["error: interrupted; train, index and generate go on from there when run again"])
+        _complain([_interrupted(ordered)])
     return code if isinstance(code, int) else 0
 
 
@@ -155,6 +162,13 @@ def globals_first(words: Sequence[str]) -> list[str]:
     end = words.index("--") if "--" in words else len(words)
     flags = [word for word in words[:end] if word in GLOBAL_FLAGS]
     return [*dict.fromkeys(flags), *(word for word in words[:end] if word not in GLOBAL_FLAGS), *words[end:]]
+
+
+def _interrupted(words: Sequence[str]) -> str:
+    """Say that a command was interrupted, and from where it goes on if it can."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    kept = _GOES_ON.get(command)
+    return "error: interrupted" + (f"; the same command goes on from {kept}" if kept else "")
 
 
 def _failed(error: Exception, debug: bool) -> int:

@@ -255,7 +255,7 @@ def test_generating_goes_on_after_an_interruption(
     monkeypatch.setattr(predict, "_append", append_and_stop)
     done = cosup(*words, "--output", halved)
     assert (done.code, done.out) == (130, "")
-    assert done.err.splitlines()[-1].startswith("error: interrupted")
+    assert done.err.splitlines()[-1] == "error: interrupted; the same command goes on from the answers that are there"
     monkeypatch.setattr(predict, "_append", append)
     assert tree(tmp_path) == {"whole.jsonl", ".halved.jsonl.partial"}
     assert "differs in settings.read" in cosup.refused(*words, "--output", halved, "--read", "2")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from cosup.errors import CosupError, InputError
-from cosup.shell import globals_first, run
+from cosup.shell import INTERRUPTED, globals_first, run
 
 
 def raising(error: BaseException) -> Callable[[list[str]], None]:
@@ -92,3 +92,18 @@ def test_warnings_of_cosup_are_shown_and_those_of_others_are_not(capsys: pytest.
     assert capsys.readouterr().err == "warning: cut to 5 tokens\n"
     logging.getLogger("cosup").warning("nobody listens any more")
     assert "warning:" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--json", "train", "recipe.yaml"], "; the same command goes on from its last checkpoint, if one was written"),
+        (["demo"], ""),
+        ([], ""),
+    ],
+)
+def test_an_interrupted_command_promises_no_more_than_it_keeps(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(raising(KeyboardInterrupt()), words) == INTERRUPTED
+    assert capsys.readouterr().err == f"error: interrupted{told}\n"

@@ -42,7 +42,7 @@ def convert(
     ] = None,
     gold: Annotated[Path | None, typer.Option("--gold", help="The published ALCE file, for alce-output.")] = None,
 ) -> None:
-    """Convert a published format into cosup's own files, or cosup's files into another.
+    """Convert published formats into cosup's files, or back.
 
     \b
     cosup convert squad dev-v1.1.json data/squad

@@ -29,7 +29,7 @@ def experiment(
     ] = None,
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
-    """Compare systems: train each, answer and measure on several tasks, and print the tables.
+    """Compare systems: train, answer, measure, print the tables.
 
     What is done is never done again, and the same command goes on after an interruption: every training and every
     measurement lies in a folder named by what it is made from. Any key of the recipe can follow, for every system that

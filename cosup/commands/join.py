@@ -63,7 +63,7 @@ def join(
     query_prompt: QueryPrompt = None,
     passage_prompt: PassagePrompt = None,
 ) -> None:
-    """Make a model folder of a generator and an embedder that others trained.
+    """Make a pair of two models that others trained.
 
     What was found and decided is printed: token ids, pooling, how the pair asks.
 

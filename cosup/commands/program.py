@@ -36,7 +36,7 @@ app = typer.Typer(
       cosup index --model runs/train/model --passages passages.jsonl --output index
       cosup ask --model runs/train/model --index index "Who wrote it?"
       cosup generate --model runs/train/model --index index --questions questions.jsonl --output predictions.jsonl
-      cosup evaluate --predictions predictions.jsonl --questions questions.jsonl --passages passages.jsonl --output .
+      cosup evaluate --predictions predictions.jsonl --questions questions.jsonl --passages passages.jsonl --output out
     """,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

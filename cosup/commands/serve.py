@@ -76,7 +76,7 @@ def serve(
     writing: dict[str, Any],
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
-    """Serve a pair: an OpenAI-style API with citations, and a page to ask on.
+    """Serve an OpenAI-style API with citations, and a page.
 
     Keys come from the variables COSUP_API_KEYS and COSUP_ADMIN_KEYS (parted by commas) or from files. Without any, only
     this machine can ask. Options of writing hold where a request does not say otherwise. What changes in the index

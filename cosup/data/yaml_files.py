@@ -47,9 +47,18 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise YamlError("not valid YAML (nested too deeply)") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: such as the date 2024-13-45
-        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
-        text = f"{reason}" if isinstance(error, _Refused) else f"not valid YAML ({' '.join(str(reason).split())})"
+        mark = getattr(error, "problem_mark", None)
+        text = f"{error.problem}" if isinstance(error, _Refused) else f"not valid YAML ({_told(error)})"
         raise YamlError(text, None if mark is None else mark.line + 1) from None
+
+
+def _told(error: Exception) -> str:
+    """Say what is wrong, and where what is not closed begins: the parser stumbles over it lines later."""
+    text = f"{getattr(error, 'problem', None) or error}"
+    start, mark = getattr(error, "context_mark", None), getattr(error, "problem_mark", None)
+    if start is not None and mark is not None and start.line != mark.line:
+        text += f", {getattr(error, 'context', '')} that begins in line {start.line + 1}"
+    return " ".join(text.split())
 
 
 def parse_value(key: str, text: str) -> Any:

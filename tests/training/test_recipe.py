@@ -263,7 +263,10 @@ def test_one_device_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"generator: g\nembedder: [e\ndata: {}\n", r":3: not valid YAML \(.+\)"),
+        (
+            b"generator: g\nembedder: [e\ndata: {}\n",
+            r":3: not valid YAML \(.+, while parsing a flow sequence that begins in line 2\)",
+        ),
         (b"generator: g\nembedder: e\ngenerator: h\n", ":3: the key 'generator' comes twice; expected it once"),
         (b"data: {passages: p, passages: q}\n", ":1: the key 'passages' comes twice; expected it once"),
         (b"generator: 'g\n", r":2: not valid YAML \(.+\)"),
