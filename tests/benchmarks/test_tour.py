@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import tour
 
 from cosup.console import Console
 from cosup.demo import run_demo
 from tests.commands import TOY_DEMO
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # where the script is that executes it
-
-import tour
 
 
 def test_the_kept_outputs_are_whole_and_say_nothing_of_the_machine() -> None:

@@ -7,21 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import faults
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import one another as scripts do
-
-import faults
 from breaking.checks import odd_times, temporaries, unreadable
 from breaking.disks import may_mount
 from breaking.forks import Ended
 from breaking.trials import Findings
+from safetensors.numpy import save_file
 
 from tests.pairs import TinyWorld
 
-HOUSE = Path(__file__).parents[1]
+HOUSE = Path(__file__).parents[2]
 
 
 def test_half_written_files_are_found_and_temporaries_are_not(tmp_path: Path) -> None:

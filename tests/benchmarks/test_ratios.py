@@ -7,14 +7,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they import one another as scripts do
-
 import performance_page
+import pytest
 import ratios
 
 HERE, OTHER = "a processor", "another one"
