@@ -153,7 +153,7 @@ def run(command: Callable[[list[str]], Any], words: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort: whatever went wrong becomes a line and a code
         return _failed(error, debug)
     if code == INTERRUPTED:
-        _complain([_interrupted(ordered)])
+        _complain([f"error: {_interrupted(ordered)}"])
     return code if isinstance(code, int) else 0
 
 
@@ -168,7 +168,7 @@ def _interrupted(words: Sequence[str]) -> str:
     """Say that a command was interrupted, and from where it goes on if it can."""
     command = next((word for word in words if not word.startswith("-")), "")
     kept = _GOES_ON.get(command)
-    return "error: interrupted" + (f"; the same command goes on from {kept}" if kept else "")
+    return f"interrupted; the same command goes on from {kept}" if kept else "interrupted"
 
 
 def _failed(error: Exception, debug: bool) -> int:
