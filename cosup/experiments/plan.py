@@ -56,6 +56,7 @@ SCALE_KEYS = ("seeds", "limit", "pool", "set", "models", "axes", "geometry", "sy
 ONLY = "run"  # the system of an experiment that names none
 OURS = {"training.seed": "name them in 'seeds'", "training.output_dir": "trainings lie in 'store'"}
 _NAME = re.compile(r"[\w][\w.-]*")
+_NO_NAME = re.compile(r"[^\w.+-]+")
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,7 @@ def _experiment(path: Path, record: Any, scale: str | None, changes: Mapping[str
         systems = {key: replace(system, seeds=None) for key, system in systems.items()}
     comparisons = [pair for pair in _comparisons(record.get("compare"), systems) if set(pair) <= set(kept)]
     spread = {key: list(_along(systems[key], axes)) for key in dict.fromkeys(kept)}
+    _check_names([system.key for along in spread.values() for system in along])
     points = [zip(spread[one], spread[other], strict=True) for one, other in comparisons]
     counts = {key: count_of(chosen.get(key, record.get(key)), f"'{key}'") for key in ("limit", "pool")}
     return Experiment(
@@ -339,7 +341,7 @@ def _along(system: System, axes: Mapping[str, Sequence[Any]]) -> Iterator[System
     for values in product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
         shown = {key.rpartition(".")[2]: json.dumps(value).strip('"') for key, value in point.items()}
-        parts = [f"{key}-{value}" for key, value in shown.items()]
+        parts = [f"{key}-{_NO_NAME.sub('_', value)}" for key, value in shown.items()]
         named = ", ".join(f"{key} {value}" for key, value in shown.items())
         searcher = system.retriever_changes
         yield replace(
@@ -350,6 +352,13 @@ def _along(system: System, axes: Mapping[str, Sequence[Any]]) -> Iterator[System
             retriever_changes=None if searcher is None else {**searcher, **point},
             axes=point,
         )
+
+
+def _check_names(keys: Sequence[str]) -> None:
+    """Refuse points of axes that share a name."""
+    twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+    if twice is not None:
+        raise UsageError(f"two systems are named {twice!r}; no two values of an axis may be spelt alike")
 
 
 def _limited(suite: Suite, limit: int | None, pool: int | None) -> Suite:
@@ -374,7 +383,7 @@ def _known(keys: Any, systems: Mapping[str, System], where: str) -> list[str]:
     """
     if not isinstance(keys, list) or not keys:
         raise UsageError(f"{where} is {keys!r}; expected a list of systems")
-    unknown = next((key for key in keys if str(key) not in systems), None)
-    if unknown is not None:
-        raise UsageError(f"{where}: no system {unknown!r}{did_you_mean(str(unknown), systems)}")
+    for key in keys:
+        if str(key) not in systems:
+            raise UsageError(f"{where}: no system {key!r}{did_you_mean(str(key), systems)}")
     return [str(key) for key in keys]

@@ -44,6 +44,7 @@ ANALYSES = Path(__file__).parents[2] / "recipes" / "experiments" / "analyses"
         ({"limit": 0}, "'limit' is 0"),
         ({"pool": -1}, "'pool' is -1"),
         ({"axes": {"objective.temperature": 0.1}}, "axes.objective.temperature is 0.1; expected a list"),
+        ({"axes": {"objective.temperature": [0.1, 0.1]}}, "two systems are named 'words-temperature-0.1'"),
         ({"geometry": {"passages": "p"}}, "geometry.questions is None; expected a path"),
         ({"suite": None}, "'suite' is None; expected a path"),
         ({"suite": "none.yaml"}, "none.yaml: no such suite; expected a YAML file"),
@@ -71,6 +72,14 @@ def test_a_system_can_have_fewer_seeds(tiny_world: TinyWorld, tmp_path: Path) ->
     systems = {"one": {"seeds": [1]}, "all": None}
     found = load_experiment(experiment(tiny_world, tmp_path, systems=systems, seeds=[1, 2], compare=[], scales={}))
     assert [(system.key, seed) for system, seed in found.runs()] == [("one", 1), ("all", 1), ("all", 2)]
+
+
+def test_models_along_an_axis_make_names_without_a_path(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """The axis itself keeps them as they are."""
+    changes = {"systems": {"one": None}, "axes": {"embedder": ["models/a b", "./c"]}, "compare": [], "scales": {}}
+    found = load_experiment(experiment(tiny_world, tmp_path, **changes))
+    assert [system.key for system in found.systems] == ["one-embedder-models_a_b", "one-embedder-._c"]
+    assert [system.changes["embedder"] for system in found.systems] == ["models/a b", "./c"]
 
 
 def test_a_file_that_is_missing_is_found_before_anything_is_trained(
