@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,12 @@ if TYPE_CHECKING:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command line (that of the process by default) and return its exit code; see `cosup.shell.run`."""
+    """Run a command line (that of the process by default) and return its exit code; see `cosup.shell.run`.
+
+    Threads of OpenMP sleep while they wait for each other, unless the environment says otherwise: where other programs
+    take a share of the cores, threads that spin hold up the one that they wait for.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
     try:
         from cosup.commands.program import run_program
 

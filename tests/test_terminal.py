@@ -168,6 +168,17 @@ def test_an_interruption_at_the_very_start_is_one_line_too(
     assert capsys.readouterr() == ("", "error: interrupted\n")
 
 
+@pytest.mark.parametrize("given", [None, "active"])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(given: str | None, tiny_world: TinyWorld) -> None:
+    """Before torch is imported, which reads it once; `OMP_DISPLAY_ENV` makes OpenMP say what it goes by."""
+    own = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "TRUE"}
+    own |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    words = [sys.executable, "-m", "cosup", "info", str(tiny_world.model)]
+    done = subprocess.run(words, env=own, capture_output=True, text=True, check=True)
+    told = {line.split("=")[1].strip(" '") for line in done.stderr.splitlines() if "OMP_WAIT_POLICY" in line}
+    assert told == {(given or "passive").upper()}
+
+
 def test_no_output_at_all_is_no_error(tiny_world: TinyWorld) -> None:
     """As in `cosup .. >&- 2>&-`."""
     script = '"$0" -m cosup info "$1" >&- 2>&-'
