@@ -167,7 +167,8 @@ class Meter:
         """Rate and time left in words; empty before the first unit is done."""
         if self.rate <= 0:
             return ""
-        return f"{self.rate:.1f} {self.unit}/s, {duration((self.total - self.done) / self.rate)} left"
+        rate = f"{self.rate:.1f} {self.unit}/s" if self.rate >= 1 else f"{1 / self.rate:.1f} s each"
+        return f"{rate}, {duration((self.total - self.done) / self.rate)} left"
 
     @property
     def line(self) -> str:

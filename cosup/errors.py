@@ -52,6 +52,10 @@ class InputError(UsageError):
         super().__init__(where + message)
 
 
+NO_MODEL = "no such model folder; train one with 'cosup train' or 'cosup demo'"
+NO_PAIR = "not a cosup model folder: it has no cosup.json"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the nearest of `known`, or an empty string."""
     near = difflib.get_close_matches(word[:100], list(known), n=1)  # takes the longer, the longer the word

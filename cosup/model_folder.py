@@ -23,7 +23,7 @@ from cosup.adapters import LoraSettings
 from cosup.data.encoding import PROMPT, check_prompt
 from cosup.data.jsonl import read_json
 from cosup.data.paths import looked_up
-from cosup.errors import InputError, UsageError, did_you_mean
+from cosup.errors import NO_MODEL, NO_PAIR, InputError, UsageError, did_you_mean
 from cosup.pooling import POOLINGS, Dense
 
 SIMILARITIES = ("cosine", "inner_product")
@@ -118,10 +118,10 @@ def read_model_record(folder: Path) -> dict[str, Any]:
         InputError: the folder, the file or a field is missing, or the format is unknown.
     """
     if not looked_up(folder).is_dir():
-        raise InputError("no such model folder; train one with 'cosup train' or 'cosup demo'", folder)
+        raise InputError(NO_MODEL, folder)
     path = folder / "cosup.json"
     if not path.is_file():
-        raise InputError("not a cosup model folder: it has no cosup.json", folder)
+        raise InputError(NO_PAIR, folder)
     record = read_json(path)
     if not isinstance(record, dict) or any(name not in record for name in _NEEDED):
         raise InputError(f"expected an object with {', '.join(_NEEDED)}", path)

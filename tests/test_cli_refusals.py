@@ -190,6 +190,10 @@ def test_missing_and_mistaken_folders(cosup: Cosup, tiny_world: TinyWorld, tmp_p
     assert "no such model folder" in cosup.refused(*ask, "--model", nothing, "--index", tiny_world.index)
     assert "no such index folder" in cosup.refused(*ask, "--model", tiny_world.model, "--index", nothing)
     assert "not a cosup model folder" in cosup.refused(*ask, "--model", tiny_world.base, "--index", tiny_world.index)
+    part = tiny_world.model / "generator"
+    assert f"say --model {tiny_world.model}" in cosup.refused(*ask, "--model", part, "--index", tiny_world.index)
+    file = tiny_world.passages
+    assert "a file; expected a model folder" in cosup.refused(*ask, "--model", file, "--index", tiny_world.index)
     above = tiny_world.model.parent
     assert f"say --model {tiny_world.model}" in cosup.refused(*ask, "--model", above, "--index", tiny_world.index)
     assert "no such file" in cosup.refused(

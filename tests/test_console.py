@@ -158,5 +158,13 @@ def test_work_done_before_does_not_count_towards_the_rate() -> None:
     assert meter.line == "x: 60/100 steps, 1.0 steps/s, 0:40 left"
 
 
+def test_what_takes_long_is_told_by_its_seconds() -> None:
+    now = [0.0]
+    meter = Meter("x", 10, "steps", lambda m: None, lambda: now[0])
+    now[0] = 45.0
+    meter.advance(2)
+    assert meter.speed == "22.5 s each, 3:00 left"
+
+
 def test_durations_are_written_as_clocks_write_them() -> None:
     assert [duration(s) for s in (0, 59.6, 61, 3661)] == ["0:00", "1:00", "1:01", "1:01:01"]

@@ -39,10 +39,13 @@ def experiment(
     cosup experiment recipes/experiments/main.yaml --plan
     cosup experiment recipes/experiments/main.yaml --scale cpu --generator models/mine --embedder models/mine
     """
-    from cosup import experimenting
+    from cosup.data.yaml_files import read_yaml
 
     shell: Shell = context.obj
     file, overrides = split_overrides([path, *context.args], option_words(context), "experiment")
+    read_yaml(Path(file), "experiment")  # what is none is told before torch is imported
+    from cosup import experimenting
+
     precision = None if dtype is Dtype.auto else dtype.value
     chosen = experimenting.Chosen(Path(file), scale, overrides, records, precision)
     if plan:

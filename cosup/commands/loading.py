@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosup.commands.options import Dtype
-from cosup.errors import InputError
+from cosup.data.paths import looked_up
+from cosup.errors import NO_MODEL, NO_PAIR, InputError
 from cosup.shell import Shell
 
 if TYPE_CHECKING:
@@ -18,13 +19,28 @@ if TYPE_CHECKING:
 
 
 def model_folder(path: Path) -> Path:
-    """Check a model folder without loading it."""
+    """Check a model folder without loading it; what is plainly none is told before torch is imported."""
+    _check_place(path)
     from cosup.model_folder import read_model_record
 
-    if not (path / "cosup.json").is_file() and (path / "model" / "cosup.json").is_file():
-        raise InputError(f"not a model folder, but it holds one; say --model {path / 'model'}", path)
     read_model_record(path)
     return path
+
+
+def _check_place(path: Path) -> None:
+    """Refuse what is no model folder by what stands there, and say what to give instead."""
+    if (looked_up(path) / "cosup.json").is_file():
+        return
+    if (path / "model" / "cosup.json").is_file():
+        raise InputError(f"not a model folder, but it holds one; say --model {path / 'model'}", path)
+    if (path.parent / "cosup.json").is_file():
+        raise InputError(f"a part of a model folder; say --model {path.parent}", path)
+    if path.is_file():
+        raise InputError("a file; expected a model folder. A model to begin from is named in a recipe, or joined", path)
+    if not path.is_dir():
+        raise InputError(NO_MODEL, path)
+    if (path / "config.json").is_file():
+        raise InputError(f"{NO_PAIR}; train from it by a recipe, or make a pair of it with 'cosup join'", path)
 
 
 def load_pair(folder: Path, dtype: Dtype) -> CoSupervisedModel:
@@ -51,11 +67,12 @@ def load_engine(
     Returns:
         The engine, the index, and what more than these and the settings decides the answers.
     """
+    model, index = places
+    _check_place(model)
     from cosup.generation.engine import Engine
     from cosup.index.open import open_index
     from cosup.model_folder import read_model_record
 
-    model, index = places
     record = read_model_record(model_folder(model))
     own = str(record["embedder_fingerprint"])
     found = open_index(index, own if choice is None else choice.index_fingerprint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,12 +35,15 @@ def train(
     \b
     cosup train recipes/squad-smollm2.yaml --max_steps 300 --output_dir runs/short
     """
+    from cosup.data.yaml_files import read_yaml
+
+    shell: Shell = context.obj
+    path, overrides = split_overrides([recipe, *context.args])
+    read_yaml(Path(path), "recipe")  # what is none is told before torch is imported
     from cosup.info.base import Info
     from cosup.info.runs import run_figures
     from cosup.training.recipe import load_recipe
 
-    shell: Shell = context.obj
-    path, overrides = split_overrides([recipe, *context.args])
     loaded = load_recipe(path, overrides)
     with shell.progress("training", "steps") as report:
         from cosup.processes import rank

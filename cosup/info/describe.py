@@ -16,7 +16,7 @@ from cosup.index.milvus_place import is_milvus_place
 from cosup.info.base import Info
 from cosup.info.data import data_info, jsonl_info, passages_info
 from cosup.info.indexes import index_info, milvus_info
-from cosup.info.models import checkpoint_info, model_info
+from cosup.info.models import checkpoint_info, gguf_info, model_info
 from cosup.info.results import experiment_info, report_rows, results_info, suite_info
 from cosup.info.runs import recipe_info, run_info
 
@@ -39,8 +39,8 @@ def describe(
     """Say what a path holds.
 
     Args:
-        path: a model, index, run or data folder, an index in Milvus, a recipe, a report, or a file of passages,
-            questions, examples or predictions.
+        path: a model, index, run or data folder, a `.gguf` file, an index in Milvus, a recipe, a report, or a file of
+            passages, questions, examples or predictions.
         devices: of a recipe: for how many devices its memory and steps are worked out; None for one.
         examples: of a recipe: how many training examples there are; None counts them.
         verify: the path must be an index; compare every file with its checksum, however large. Nothing of Milvus's.
@@ -117,4 +117,6 @@ def _file(path: Path) -> Info:
         return Info("evaluation report", tuple(report_rows(path)))
     if path.suffix.lower() == ".jsonl":
         return jsonl_info(path)
+    if path.suffix.lower() == ".gguf":
+        return gguf_info(path)
     return passages_info(read_passages(path), "passages")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from cosup.errors import InputError
 from cosup.info.base import Info, Rows, json_object, shown
 
-if TYPE_CHECKING:
-    pass
+PLAIN = "language model (not yet a cosup pair)"
 
 
 def model_info(folder: Path) -> Info:
@@ -33,15 +33,35 @@ def model_info(folder: Path) -> Info:
 
 def checkpoint_info(folder: Path) -> Info:
     """Describe a plain model of other tools, to train from."""
-    return Info("language model (not yet a cosup pair)", (("model", _architecture(folder)),))
+    return Info(PLAIN, (("model", _architecture(folder)),))
+
+
+def gguf_info(file: Path) -> Info:
+    """Describe a `.gguf` file, to train from, by its head.
+
+    Raises:
+        UsageError: it is damaged, or of a family that transformers does not read.
+    """
+    from gguf import GGUFReader
+
+    from cosup.checkpoints import explained
+    from cosup.training.shapes import read_shape
+
+    config = read_shape(str(file)).config
+    with explained(str(file)):
+        counted = sum(int(tensor.n_elements) for tensor in GGUFReader(file).tensors)
+    return Info(PLAIN, (("model", _described(config.to_dict(), f"{counted:,} parameters")),))
 
 
 def _architecture(folder: Path) -> str:
-    config = json_object(folder / "config.json")
+    return _described(json_object(folder / "config.json"), _parameters(folder))
+
+
+def _described(config: Mapping[str, Any], parameters: str) -> str:
     names = ("num_hidden_layers", "hidden_size", "vocab_size")
     layers, width, words = (config.get(name, "?") for name in names)
     shape = f"{layers} layers x {width}, vocabulary {words}"
-    return f"{config.get('model_type', 'unknown type')}, {_parameters(folder)}, {shape}"
+    return f"{config.get('model_type', 'unknown type')}, {parameters}, {shape}"
 
 
 def _parameters(folder: Path) -> str:

@@ -74,6 +74,8 @@ def _invalid(error: RequestValidationError) -> ApiError:
     first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])  # it may be what another lacks
     place = [str(part) for part in first["loc"] if part != "body"]
     name = ".".join(place)[:200]
+    if not place and first["type"] == "model_attributes_type":
+        return ApiError(400, "the body is no JSON object; send one, with 'Content-Type: application/json'")
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON", code="invalid_json")
     if first["type"] == "extra_forbidden":

@@ -196,7 +196,7 @@ def _gguf(use: Callable[[str], object]) -> Callable[[Path], Run]:
     return prepare
 
 
-def _tiny_gguf(folder: Path) -> bytes:
+def tiny_gguf(folder: Path) -> bytes:
     """Return a .gguf file of a Llama of one layer."""
     path = folder / "tiny.gguf"
     writer = gguf.GGUFWriter(path, "llama")
@@ -240,7 +240,7 @@ def _contents() -> dict[str, bytes]:
         found = {file: _damaged_file(place, file).read_bytes() for file in INDEX_FILES}
         found["index.json"] = (place / "index.json").read_bytes()
         found |= {f"model/{p.relative_to(model).as_posix()}": p.read_bytes() for p in model.rglob("*") if p.is_file()}
-        return {**found, "m.gguf": _tiny_gguf(folder)}
+        return {**found, "m.gguf": tiny_gguf(folder)}
 
 
 def _of(name: str, file: str, prepare: Callable[[Path], Run], slow: bool = False) -> Target:

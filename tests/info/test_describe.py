@@ -15,6 +15,7 @@ from cosup.errors import CosupError, InputError, UsageError
 from cosup.info.describe import describe
 from cosup.records import Answer, Citation, Evidence, Example, Hit, Passage, Question, Retrieval, TextSegment
 from cosup.training.saving import whole_folder
+from tests.fuzz.places import tiny_gguf
 from tests.pairs import TinyWorld
 
 
@@ -41,6 +42,15 @@ def test_a_model_is_described_without_loading_its_weights(
 
 def test_a_plain_model_is_told_from_a_pair(tiny_world: TinyWorld) -> None:
     assert "not yet a cosup pair" in describe(tiny_world.base).kind
+
+
+def test_a_gguf_file_is_described_by_its_head(tmp_path: Path) -> None:
+    content, path = tiny_gguf(tmp_path), tmp_path / "small.gguf"
+    path.write_bytes(content)
+    assert rows_of(path) == {"model": "llama, 760 parameters, 1 layers x 8, vocabulary 6"}
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UsageError, match=r"small\.gguf"):
+        describe(path)
 
 
 def test_an_index_is_verified(tiny_world: TinyWorld, tmp_path: Path) -> None:

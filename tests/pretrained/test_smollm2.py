@@ -12,6 +12,7 @@ from cosup.checkpoints import load_generator
 from cosup.generation.engine import Engine
 from cosup.generation.settings import GenerationSettings
 from cosup.index.build import build_index
+from cosup.info.describe import describe
 from cosup.model_folder import PairSettings
 from cosup.modeling import CoSupervisedModel
 from cosup.records import Passage, Question
@@ -45,6 +46,12 @@ def saved(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Co
     model = CoSupervisedModel.from_base(checkpoint, checkpoint, PairSettings(max_length=256, max_passage_length=64))
     model.save_pretrained(folder)
     return model.eval(), folder
+
+
+def test_info_says_what_a_gguf_file_is(checkpoint: str) -> None:
+    found = describe(checkpoint)
+    assert "not yet a cosup pair" in found.kind
+    assert dict(found.rows)["model"] == "llama, 134,515,008 parameters, 30 layers x 576, vocabulary 49152"
 
 
 def test_a_gguf_pair_saves_and_loads_with_the_same_numbers(saved: tuple[CoSupervisedModel, Path]) -> None:

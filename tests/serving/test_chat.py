@@ -324,6 +324,14 @@ def test_a_question_that_does_not_fit_is_refused_with_its_length(server: Running
     assert misspelt.error["message"] == "unknown field 'mesages' (did you mean 'messages'?)"
 
 
+def test_a_body_that_is_not_said_to_be_json_is_told_so(server: Running) -> None:
+    """As `curl -d` sends it without a header."""
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    reply = server.ask("POST", "/v1/chat/completions", chat_body("Who?"), **kind)
+    assert reply.status == 400
+    assert "'Content-Type: application/json'" in reply.json["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "body",
     [
