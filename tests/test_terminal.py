@@ -141,7 +141,11 @@ def test_results_that_cannot_be_written_are_an_error(tiny_world: TinyWorld) -> N
 def test_an_interruption_is_one_line_and_130(tmp_path: Path) -> None:
     """While a file is read that never ends: a pipe that nobody writes to."""
     os.mkfifo(tmp_path / "passages.jsonl")
-    process = started("info", tmp_path / "passages.jsonl")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    try:
+        process = started("info", tmp_path / "passages.jsonl")
+    finally:
+        signal.signal(signal.SIGINT, before)
     with process, (tmp_path / "passages.jsonl").open("w"):  # which waits until the command reads it
         time.sleep(0.5)  # until it waits for what is written
         process.send_signal(signal.SIGINT)
