@@ -25,6 +25,7 @@ from cosup.data.paths import looked_up
 from cosup.errors import CosupError, UsageError, did_you_mean
 
 #: How attention can be computed: `sdpa` becomes cosup's own for packed rows; `auto` is `flash` where it can be had.
+MOST_LAYERS = 10_000  # of a checkpoint; far more than any has
 ATTENTIONS = ("auto", "sdpa", "flash", "flex")
 _NAMES = {"sdpa": "sdpa", "flash": "flash_attention_2", "flex": "flex_attention"}
 
@@ -120,12 +121,25 @@ def load_whole(
             f"'{source}' has its weights in pytorch_model.bin, a pickle, which is not read; save it as safetensors: "
             "model.save_pretrained(FOLDER) in transformers"
         )
+    _check_depth(Path(folder), source)
     model, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **safe, **options)
     missing = sorted(name for name in found["missing_keys"] if "pooler." not in name)
     if missing:
         name = type(model).__name__
         raise UsageError(f"'{source}' is no whole {name}: weights are missing ({len(missing)}, first {missing[0]})")
     return model
+
+
+def _check_depth(folder: Path, source: str) -> None:
+    """Refuse a configuration of more layers than any model has: transformers would build them until memory ends."""
+    try:
+        layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # transformers says what is wrong
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise UsageError(
+            f"'{source}' has num_hidden_layers {layers:.3g} in its config.json; expected {MOST_LAYERS} at most"
+        )
 
 
 def _pickled_alone(folder: Path) -> bool:

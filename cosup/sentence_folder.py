@@ -125,8 +125,9 @@ def _object(path: Path) -> dict[str, Any]:
 def _pooling(record: Mapping[str, Any], path: Path) -> str:
     given = record.get("pooling_mode")
     chosen = [name for name, on in record.items() if name.startswith("pooling_mode_") and on is True]
-    modes = [given] if isinstance(given, str) else list(given or [_LEGACY.get(name, name) for name in chosen])
-    if len(modes) != 1 or modes[0] not in _MODES:
+    named = given if isinstance(given, list) else [] if given is None else [given]
+    modes = named or [_LEGACY.get(name, name) for name in chosen]
+    if len(modes) != 1 or not isinstance(modes[0], str) or modes[0] not in _MODES:
         found = " and ".join(map(str, modes)) or "nothing"
         raise InputError(f"it pools by {found}; cosup knows {', '.join(_MODES)}, one of them", path)
     return _MODES[modes[0]]
