@@ -13,9 +13,11 @@ from typing import Any, cast
 import torch
 import transformers
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -25,8 +27,8 @@ from cosup.data.paths import looked_up
 from cosup.errors import CosupError, UsageError, did_you_mean
 
 #: How attention can be computed: `sdpa` becomes cosup's own for packed rows; `auto` is `flash` where it can be had.
-MOST_LAYERS = 10_000  # of a checkpoint; far more than any has
 ATTENTIONS = ("auto", "sdpa", "flash", "flex")
+MOST_LAYERS = 10_000  # of a checkpoint; far more than any has
 _NAMES = {"sdpa": "sdpa", "flash": "flash_attention_2", "flex": "flex_attention"}
 
 
@@ -121,8 +123,9 @@ def load_whole(
             f"'{source}' has its weights in pytorch_model.bin, a pickle, which is not read; save it as safetensors: "
             "model.save_pretrained(FOLDER) in transformers"
         )
-    _check_depth(Path(folder), source)
-    model, found = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True, **safe, **options)
+    config = AutoConfig.from_pretrained(folder, **options)
+    check_depth(config, source)
+    model, found = kind.from_pretrained(folder, config=config, dtype=dtype, output_loading_info=True, **safe, **options)
     missing = sorted(name for name in found["missing_keys"] if "pooler." not in name)
     if missing:
         name = type(model).__name__
@@ -130,16 +133,15 @@ def load_whole(
     return model
 
 
-def _check_depth(folder: Path, source: str) -> None:
-    """Refuse a configuration of more layers than any model has: transformers would build them until memory ends."""
-    try:
-        layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return  # transformers says what is wrong
+def check_depth(config: PreTrainedConfig, source: str) -> None:
+    """Refuse a configuration of more layers than any model has: transformers would build them without end.
+
+    Raises:
+        UsageError: it has.
+    """
+    layers = getattr(config, "num_hidden_layers", None)
     if isinstance(layers, int) and layers > MOST_LAYERS:
-        raise UsageError(
-            f"'{source}' has num_hidden_layers {layers:.3g} in its config.json; expected {MOST_LAYERS} at most"
-        )
+        raise UsageError(f"'{source}' has more than {MOST_LAYERS:,} layers (num_hidden_layers); no model has")
 
 
 def _pickled_alone(folder: Path) -> bool:
@@ -275,7 +277,7 @@ def explained(source: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if not Path(source).expanduser().exists():
+        if not looked_up(Path(source).expanduser()).exists():
             reason = f"no such folder or file is here, and the hub cannot give it ({reason})"
         raise UsageError(f"cannot load a model from '{source}': {reason}") from error
 

@@ -40,7 +40,7 @@ _GOES_ON = {
     "train": "its last checkpoint, if one was written",
     "index": "the parts that are finished",
     "generate": "the answers that are there",
-    "evaluate": "the answers that are there",
+    "evaluate": "what is finished",
     "experiment": "what is finished",
 }
 _LESS = "take fewer at once (--batch-size, --batch-tokens or micro_batch_tokens), shorter texts, or a smaller model"

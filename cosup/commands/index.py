@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cosup.commands.loading import load_pair, model_folder
+from cosup.commands.loading import load_pair, model_folder, model_record
 from cosup.commands.options import Dtype, DtypeOption, check_options
 from cosup.errors import UsageError
 from cosup.shell import Shell
@@ -133,13 +133,13 @@ def _build_index(
     passages: list[Path],
     settings: IndexSettings,
 ) -> None:
+    model, dtype, batch_tokens = embedding
+    folder = model_folder(model)
     from cosup.index.build import building, check_place, work_folder, write_index
     from cosup.index.corpus import store_passages
     from cosup.index.embed import EmbedOptions, tokens_for
     from cosup.processes import join, rank
 
-    model, dtype, batch_tokens = embedding
-    folder = model_folder(model)
     join()
     if rank() == 0:
         check_place(output, settings)
@@ -160,16 +160,15 @@ def _build_index(
 def _add_to_index(
     shell: Shell, output: str, embedding: tuple[Path, Dtype, int | None], passages: list[Path], replacing: bool
 ) -> None:
+    model, dtype, batch_tokens = embedding
+    record = model_record(model)
     from cosup.index.adding import adding_folder
     from cosup.index.build import add_passages, work_folder
     from cosup.index.corpus import store_passages
     from cosup.index.embed import EmbedOptions, tokens_for
     from cosup.index.open import open_index
     from cosup.index.structures import FLAT_UP_TO
-    from cosup.model_folder import read_model_record
 
-    model, dtype, batch_tokens = embedding
-    record = read_model_record(model_folder(model))
     found = open_index(output, str(record["embedder_fingerprint"]))
     with adding_folder(work_folder(output)) as work:
         corpus = store_passages(passages, work / "passages")

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
 def model_folder(path: Path) -> Path:
     """Check a model folder without loading it; what is plainly none is told before torch is imported."""
+    model_record(path)
+    return path
+
+
+def model_record(path: Path) -> dict[str, Any]:
+    """Return `cosup.json` of a model folder, checked as `model_folder` does."""
     _check_place(path)
     from cosup.model_folder import read_model_record
 
-    read_model_record(path)
-    return path
+    return read_model_record(path)
 
 
 def _check_place(path: Path) -> None:
@@ -68,12 +73,10 @@ def load_engine(
         The engine, the index, and what more than these and the settings decides the answers.
     """
     model, index = places
-    _check_place(model)
+    record = model_record(model)
     from cosup.generation.engine import Engine
     from cosup.index.open import open_index
-    from cosup.model_folder import read_model_record
 
-    record = read_model_record(model_folder(model))
     own = str(record["embedder_fingerprint"])
     found = open_index(index, own if choice is None else choice.index_fingerprint)
     pair = load_pair(model, dtype)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cosup.data.folders import TEXT_SUFFIXES
 from cosup.data.paths import looked_up
@@ -19,10 +18,6 @@ from cosup.info.indexes import index_info, milvus_info
 from cosup.info.models import checkpoint_info, gguf_info, model_info
 from cosup.info.results import experiment_info, report_rows, results_info, suite_info
 from cosup.info.runs import recipe_info, run_info
-
-if TYPE_CHECKING:
-    pass
-
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
 _OPTIONS = ("verify", "devices", "examples")

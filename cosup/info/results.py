@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cosup.errors import InputError
 from cosup.info.base import Info, Rows, json_object, shown
-
-if TYPE_CHECKING:
-    pass
 
 
 def results_info(folder: Path) -> Info:

@@ -37,8 +37,14 @@ def build_optimizer(
     main = make([g for g in groups if g["params"]], **options)
     if rate is None or not matrices:
         return main
-    muon = torch.optim.Muon(matrices, lr=rate, weight_decay=args.weight_decay, adjust_lr_fn="match_rms_adamw")
+    kind = muon_for(matrices[0].device)
+    muon = kind(matrices, lr=rate, weight_decay=args.weight_decay, adjust_lr_fn="match_rms_adamw")
     return JointOptimizer([main, muon])
+
+
+def muon_for(device: torch.device) -> type[torch.optim.Muon]:
+    """Return torch's Muon, or, where a device has no instructions for bfloat16, the same in float32."""
+    return torch.optim.Muon if has_fast_bfloat16(device) else Float32Muon
 
 
 def _groups(
@@ -84,12 +90,21 @@ def _decayed(factor: Callable[[int], float], decay: float, steps: int) -> Callab
     return lambda step: factor(step) * decay ** (step // steps)
 
 
-class InFloat32(TorchFunctionMode):
-    """Inside, `Tensor.bfloat16` gives a copy in float32.
+class Float32Muon(torch.optim.Muon):
+    """Muon whose iterations multiply in float32.
 
-    torch writes Muon's iterations in bfloat16, whatever the machine; a processor without instructions for it multiplies
-    float32 tens of times faster, and three quarters of a small pair's training went into those products.
+    torch writes them in bfloat16, whatever the machine; a processor without instructions for it multiplies float32 far
+    faster, and most of a small pair's training went into those products.
     """
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; see `torch.optim.Muon`."""
+        with _InFloat32():
+            return super().step(closure)  # type: ignore[no-untyped-call]
+
+
+class _InFloat32(TorchFunctionMode):
+    """Inside, `Tensor.bfloat16` gives a copy in float32."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -121,11 +136,7 @@ class JointOptimizer(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("a joint optimizer takes no closure")
         for part in self.parts:
-            if isinstance(part, torch.optim.Muon) and not has_fast_bfloat16(part.param_groups[0]["params"][0].device):
-                with InFloat32():
-                    part.step()
-            else:
-                part.step()
+            part.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Return every part's state."""

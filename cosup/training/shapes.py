@@ -13,8 +13,9 @@ from typing import Any, cast
 import transformers
 from transformers import AutoConfig, GPT2Config, LlamaConfig, PreTrainedConfig
 
+from cosup.checkpoints import check_depth
 from cosup.data.paths import looked_up
-from cosup.errors import UsageError
+from cosup.errors import CosupError, UsageError
 from cosup.tokens import CONTROL_TOKENS
 
 _LLAMA_7B: dict[str, Any] = {
@@ -116,7 +117,9 @@ def _hub_shape(source: str) -> Shape:
 
 def _read(place: str, **options: Any) -> PreTrainedConfig:
     with _quiet():
-        return cast(PreTrainedConfig, AutoConfig.from_pretrained(place, **options))
+        config = cast(PreTrainedConfig, AutoConfig.from_pretrained(place, **options))
+    check_depth(config, place)
+    return config
 
 
 def _fresh_rows(folder: Path, rows: int) -> int:
@@ -138,6 +141,8 @@ def _explained(source: str) -> Iterator[None]:
     """Turn what the libraries raise for a configuration that cannot be read, which may be anything, into one line."""
     try:
         yield
+    except CosupError:
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"cannot read the configuration of '{source}': {reason}") from error

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cosup.training import optimizers
-from cosup.training.optimizers import JointOptimizer
+from cosup.training.optimizers import JointOptimizer, muon_for
 from cosup.training.trainer import CoSupervisionTrainer
 from tests import pairs
 from tests.training.examples import MIXED
@@ -58,7 +58,7 @@ def test_muon_multiplies_in_float32_where_bfloat16_is_slow(nesterov: bool, monke
     for fast in (True, False):
         monkeypatch.setattr(optimizers, "has_fast_bfloat16", lambda device, fast=fast: fast)
         weight = torch.nn.Parameter(torch.randn(24, 16, generator=torch.Generator().manual_seed(0)))
-        joint = JointOptimizer([torch.optim.Muon([weight], lr=0.1, nesterov=nesterov)])
+        joint = JointOptimizer([muon_for(weight.device)([weight], lr=0.1, nesterov=nesterov)])
         for seed in (1, 2):
             weight.grad = torch.randn(24, 16, generator=torch.Generator().manual_seed(seed))
             with _Products() as products:
