@@ -152,6 +152,8 @@ def _measured(path: Path, scale: str | None, records: Path, noted: Noted | None)
     steps = {f"{step.system.key}, seed {step.seed}": step for step in steps_of(experiment)}
     if noted is not None:
         addresses = noted.get(str(path), {})
+        if gone := ", ".join(name for name in addresses if name not in steps):
+            raise SystemExit(f"error: {NOTED} notes records of {path} that are none of its steps: {gone}")
         steps = {n: replace(s, record=records / f"{addresses[n]}.json") for n, s in steps.items() if n in addresses}
     else:
         addresses = {name: step.address for name, step in steps.items() if record_of(step, records) is not None}

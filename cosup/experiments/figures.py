@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from cosup.experiments.table import COLUMNS, SystemScores, cell_of, group_names
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 COLORS = {"retrieval": "#0b5394", "recall@1": "#6fa8dc", "correctness": "#c55a11", "citation": "#38761d"}
 _GREY = "#9e9e9e"
 _PER_GROUP = 0.8  # share of a group's width that its bars take
+_LABEL = 18  # letters in a line under a group of bars
 
 
 def draw_systems(systems: Sequence[SystemScores], path: Path) -> Path:
@@ -51,9 +53,11 @@ def draw_axis(systems: Sequence[SystemScores], values: Sequence[Any], label: str
 
     Args:
         systems: one for each value.
-        values: numbers (drawn in even steps) or names.
+        values: numbers (lines, in even steps) or names (bars: nothing lies between two names).
         label: of the axis.
     """
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return _draw_named(systems, [str(value) for value in values], label, path)
     figure, (one,) = _figure(1, width=max(5.0, 1.0 * len(systems)))
     places = range(len(systems))
     for column in COLUMNS:
@@ -71,6 +75,15 @@ def draw_axis(systems: Sequence[SystemScores], values: Sequence[Any], label: str
     return _save(figure, path)
 
 
+def _draw_named(systems: Sequence[SystemScores], names: Sequence[str], label: str, path: Path) -> Path:
+    """Draw the averages as groups of bars; of a path its last part is shown, in lines that fit under a group."""
+    figure, (one,) = _figure(1, width=max(6.0, 1.6 * len(systems)))
+    _bars(one, systems, COLUMNS)
+    one.set_xticks(range(len(names)), [fill(name.rsplit("/", 1)[-1], _LABEL) for name in names])
+    one.set_xlabel(label)
+    return _save(figure, path)
+
+
 def draw_geometry(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Path:
     """Draw what `geometry.measure` found at each checkpoint, a line for each name."""
     panels = {
@@ -81,12 +94,13 @@ def draw_geometry(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
         "recall@1 (own passage nearest)": ("recall@1",),
     }
     figure, axes = _figure(len(panels), width=3.4)
-    colors = cycle([*COLORS.values(), _GREY])
+    colors = dict(zip(records, cycle([*COLORS.values(), _GREY]), strict=False))
     for one, (title, names) in zip(axes, panels.items(), strict=True):
-        for color, (label, found) in zip(colors, records.items(), strict=False):
+        for label, found in records.items():
             for name, style in zip(names, ("-", "--"), strict=False):
                 steps = [record["step"] for record in found]
-                one.plot(steps, [r[name] for r in found], style, color=color, label=label if style == "-" else None)
+                shown = label if style == "-" else None
+                one.plot(steps, [r[name] for r in found], style, color=colors[label], label=shown)
         one.set_title(title, fontsize=9)
         one.set_xlabel("step")
     axes[0].legend(frameon=False, fontsize=8)
