@@ -168,10 +168,17 @@ def summary(repeats: Sequence[Mapping[str, Sequence[Pair]]]) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """Return the processor's name, without its number of cores."""
+    """Return the processor's name, without its number of cores, and whether it multiplies in bf16.
+
+    One name may be of several generations, whose instructions, and so ratios, are others.
+    """
+    import torch
+
+    from cosup.devices import has_fast_bfloat16
     from cosup.experiments.provenance import processor
 
-    return processor().rpartition(",")[0]
+    kind = "with" if has_fast_bfloat16(torch.device("cpu")) else "without"
+    return f"{processor().rpartition(',')[0]}, {kind} bf16"
 
 
 def in_fresh_process(names: Collection[str]) -> dict[str, list[Pair]]:
