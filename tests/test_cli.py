@@ -327,7 +327,10 @@ def test_an_answer_can_be_told_how_to_read(cosup: Cosup, tiny_world: TinyWorld) 
     assert (both["read"], len(both["hits"])) == (2, 3)
     none = json.loads(cosup(*words, "--min-score", "2").out)
     assert (none["retrievals"][0]["read"], none["citations"]) == (0, [])
-    filtered = json.loads(cosup(*words, "--filter", '{"lang": "en"}').out)["retrievals"][0]
+    done = cosup(*words, "--filter", '{"lang": "en"}')
+    filtered = json.loads(done.out)["retrievals"][0]
     assert (filtered["read"], filtered["hits"]) == (0, [])
+    told = f"warning: no passage of {tiny_world.index} meets --filter, so none will be read; its passages have "
+    assert told in done.err
     assert "expected JSON such as" in cosup.refused(*words, "--filter", "lang=en")
     assert "leave out do_sample" in cosup.refused(*words, "--beam", "2", "--do-sample")

@@ -51,7 +51,6 @@ ELSEWHERE = {
     "evaluation/suite_table": "evaluation/suites",
     "experimenting": "experiments/table",
     "experiments/addresses": "experiments/experiment",
-    "experiments/figures": "experiments/experiment",
     "experiments/models": "experiments/experiment",
     "experiments/provenance": "experiments/experiment",
     "experiments/run": "experiments/experiment",

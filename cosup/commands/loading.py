@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosup.commands.options import Dtype
 from cosup.data.paths import looked_up
 from cosup.errors import NO_MODEL, NO_PAIR, InputError
+from cosup.index.milvus_place import shown_place
 from cosup.shell import Shell
 
 if TYPE_CHECKING:
@@ -15,7 +18,12 @@ if TYPE_CHECKING:
     from cosup.generation.retrievers.opening import RetrieverChoice
     from cosup.generation.settings import GenerationSettings
     from cosup.index.base import VectorIndex
+    from cosup.index.filters import Filter
     from cosup.modeling import CoSupervisedModel
+
+logger = logging.getLogger(__name__)
+
+_LOOKED_AT = 1000  # passages whose metadata is told where a filter meets none
 
 
 def model_folder(path: Path) -> Path:
@@ -64,6 +72,19 @@ def load_pair(folder: Path, dtype: Dtype) -> CoSupervisedModel:
     return CoSupervisedModel.from_pretrained(folder, wanted).to(device)
 
 
+def _warn_of_none(found: VectorIndex, place: str, filter: Filter) -> None:
+    """Say that no passage meets a filter, and what metadata there is: answers would be written without a passage."""
+    import numpy as np
+
+    query = np.zeros((1, found.dimension), np.float32)
+    query[0, 0] = 1
+    if found.search(query, 1, filter=filter)[0]:
+        return
+    keys = sorted({key for passage in islice(found, _LOOKED_AT) for key in passage.metadata})
+    there = f"its passages have {', '.join(keys)}" if keys else "its passages have no metadata"
+    logger.warning("no passage of %s meets --filter, so none will be read; %s", shown_place(place), there)
+
+
 def load_engine(
     shell: Shell, places: tuple[Path, str], settings: GenerationSettings, dtype: Dtype, choice: RetrieverChoice | None
 ) -> tuple[Engine, VectorIndex, dict[str, Any]]:
@@ -79,6 +100,8 @@ def load_engine(
 
     own = str(record["embedder_fingerprint"])
     found = open_index(index, own if choice is None else choice.index_fingerprint)
+    if settings.filter is not None:
+        _warn_of_none(found, index, settings.filter)
     pair = load_pair(model, dtype)
     if choice is None:
         return Engine(pair, found, settings), found, {}

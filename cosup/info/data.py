@@ -9,9 +9,11 @@ from typing import Any
 
 from cosup.data.jsonl import iter_jsonl
 from cosup.data.reading import read_answers, read_examples, read_passages, read_questions, references_of
-from cosup.errors import InputError
+from cosup.errors import InputError, did_you_mean
 from cosup.info.base import Info, Rows, share, spread
 from cosup.records import Answer, Example, Passage, Question
+
+_FIELDS = ("text", "question", "prompt", "output")  # what tells the kinds of records apart
 
 
 def data_info(folder: Path) -> Info:
@@ -54,7 +56,7 @@ def _records(path: Path) -> Sequence[Any]:
         return read_questions(path)
     if "text" in first:
         return read_passages(path)
-    found = ", ".join(map(repr, first)) or "no field"
+    found = ", ".join(f"{name!r}{did_you_mean(name, _FIELDS)}" for name in first) or "no field"
     raise InputError(f"found {found}; expected passages, questions, examples or predictions", path, 1)
 
 
