@@ -76,13 +76,16 @@ def _warn_of_none(found: VectorIndex, place: str, filter: Filter) -> None:
     """Say that no passage meets a filter, and what metadata there is: answers would be written without a passage."""
     import numpy as np
 
+    from cosup.index.base import metadata_keys
+
     query = np.zeros((1, found.dimension), np.float32)
     query[0, 0] = 1
     if found.search(query, 1, filter=filter)[0]:
         return
-    keys = sorted({key for passage in islice(found, _LOOKED_AT) for key in passage.metadata})
-    there = f"its passages have {', '.join(keys)}" if keys else "its passages have no metadata"
-    logger.warning("no passage of %s meets --filter, so none will be read; %s", shown_place(place), there)
+    keys = ", ".join(metadata_keys(islice(found, _LOOKED_AT))) or "no metadata"
+    whose = "its passages" if len(found) <= _LOOKED_AT else f"its first {_LOOKED_AT:,} passages"
+    told = "no passage of %s meets --filter, so none will be read; %s have %s"
+    logger.warning(told, shown_place(place), whose, keys)
 
 
 def load_engine(

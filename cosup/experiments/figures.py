@@ -76,10 +76,9 @@ def draw_axis(systems: Sequence[SystemScores], values: Sequence[Any], label: str
 
 
 def _draw_named(systems: Sequence[SystemScores], names: Sequence[str], label: str, path: Path) -> Path:
-    """Draw the averages as groups of bars; of a path its last part is shown, in lines that fit under a group."""
+    """Draw the averages as groups of bars; of a path its last part is shown."""
     figure, (one,) = _figure(1, width=max(6.0, 1.6 * len(systems)))
-    _bars(one, systems, COLUMNS)
-    one.set_xticks(range(len(names)), [fill(name.rsplit("/", 1)[-1], _LABEL) for name in names])
+    _bars(one, systems, COLUMNS, labels=[name.rsplit("/", 1)[-1] for name in names])
     one.set_xlabel(label)
     return _save(figure, path)
 
@@ -135,8 +134,9 @@ def _bars(
     columns: Sequence[str],
     group: str | None = None,
     colors: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> None:
-    """Draw a group of bars for each system, a bar for each column, with intervals and values."""
+    """Draw a group of bars for each system, a bar for each column, with intervals; keys or `labels` in short lines."""
     width = _PER_GROUP / len(columns)
     for i, column in enumerate(columns):
         color = colors[i] if colors else COLORS[column]
@@ -150,7 +150,8 @@ def _bars(
             one.bar(place, value, 0.92 * width, color=color, label=None if labelled else _shown(column))
             one.errorbar(place, value, spread, color="#333333", linewidth=0.9, capsize=2)
             labelled = True
-    one.set_xticks(range(len(systems)), [own.key for own in systems])
+    shown = [own.key for own in systems] if labels is None else labels
+    one.set_xticks(range(len(systems)), [fill(label, _LABEL) for label in shown])
     one.set_ylabel("percent")
     one.legend(frameon=False, fontsize=8, ncols=len(columns), loc="lower center", bbox_to_anchor=(0.5, 1.08))
     one.set_ylim(0, 100)

@@ -6,7 +6,7 @@ Shapes: Q queries, N passages, D dimensions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,6 +144,11 @@ class LiveIndex(VectorIndex, Protocol):
     def outgrown(self) -> bool:
         """Whether additions have made it slow to search, which `compact` mends."""
         ...
+
+
+def metadata_keys(passages: Iterable[Passage]) -> list[str]:
+    """Return the keys that the metadata of any of the passages has, sorted."""
+    return sorted({key for passage in passages for key in passage.metadata})
 
 
 def damaged(path: Path) -> InputError:

@@ -56,7 +56,8 @@ def _records(path: Path) -> Sequence[Any]:
         return read_questions(path)
     if "text" in first:
         return read_passages(path)
-    found = ", ".join(f"{name!r}{did_you_mean(name, _FIELDS)}" for name in first) or "no field"
+    missing = [field for field in _FIELDS if field not in first]
+    found = ", ".join(f"{name!r}{did_you_mean(name, missing)}" for name in first) or "no field"
     raise InputError(f"found {found}; expected passages, questions, examples or predictions", path, 1)
 
 

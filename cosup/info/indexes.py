@@ -33,12 +33,13 @@ def index_info(folder: Path, verify: bool = False) -> Info:
 
 def milvus_info(place: Path) -> Info:
     """Describe an index in Milvus; see `cosup.index.milvus_place` for what names one."""
+    from cosup.index.base import metadata_keys
     from cosup.index.milvus_index import MilvusIndex
 
     index = MilvusIndex.load(place, None)
     state, sample = index.state, index.some(_SAMPLE)
     parameters = ", ".join(f"{name} {value}" for name, value in state.search.build.items())
-    fields = ", ".join(sorted({key for passage in sample for key in passage.metadata})) or "none"
+    fields = ", ".join(metadata_keys(sample)) or "none"
     rows = (
         ("type", f"{state.search.type} ({parameters})" if parameters else state.search.type),
         ("passages", f"{len(index):,}"),

@@ -11,6 +11,20 @@ from tests.pairs import TinyWorld
 
 MEASURES = {"retrieval": "passage_f1", "correctness": "contains_answer"}
 
+# what `geometry.measure` finds at a checkpoint
+SPACES = {
+    "alignment": 1.5,
+    "uniformity_states": -1.0,
+    "uniformity_passages": -2.0,
+    "rank_states": 3.0,
+    "rank_passages": 4.0,
+    "gap": 0.25,
+    "recall@1": 0.5,
+    "states": 2,
+    "passages": 2,
+    "projection": {"states": [[0, 1], [1, 0]], "passages": [[0, 0], [1, 1]], "wanted": [0, 1], "share": 0.75},
+}
+
 
 def experiment(world: TinyWorld, folder: Path, **changes: Any) -> Path:
     """Write a recipe of two steps, a suite of two tasks and an experiment of three systems."""

@@ -10,7 +10,7 @@ import pytest
 
 from cosup.experiments import figures
 from cosup.experiments.table import COLUMNS, SystemScores
-from tests.experiments.test_results_page import SPACES
+from tests.experiments.small import SPACES
 
 NAMES = ["six-layers", "twelve-layers", "models/SmolLM2-135M-Instruct.Q4_1.gguf", "gpt2-shaped"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from cosup.experiments.plan import load_experiment
 from cosup.experiments.run import RECORDED, steps_of
-from tests.experiments.small import experiment
+from tests.experiments.small import SPACES, experiment
 from tests.pairs import TinyWorld
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -20,18 +20,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import results_page
 
 RUN = {"seconds": 1800, "commit": "abc1234", "hardware": "a machine", "versions": {}}
-SPACES = {
-    "alignment": 1.5,
-    "uniformity_states": -1.0,
-    "uniformity_passages": -2.0,
-    "rank_states": 3.0,
-    "rank_passages": 4.0,
-    "gap": 0.25,
-    "recall@1": 0.5,
-    "states": 2,
-    "passages": 2,
-    "projection": {"states": [[0, 1], [1, 0]], "passages": [[0, 0], [1, 1]], "wanted": [0, 1], "share": 0.75},
-}
 
 
 def write_records(path: Path, kept: Path, score: Mapping[str, float], geometry: bool = False) -> None:

@@ -217,6 +217,7 @@ def test_a_stopped_run_says_where_it_stands(tmp_path: Path) -> None:
         ("", "found no records"),
         ('{"foo": 1}\n', r":1: found 'foo'; expected passages"),
         ('{"id": "a", "txt": "b"}\n', r":1: found 'id', 'txt' \(did you mean 'text'\?\); expected passages"),
+        ('{"output": "b"}\n', r":1: found 'output'; expected passages"),
         ('{"id": "a", "question": "x"}\n{"id": "a", "question": "x"}\n', r":2: id 'a' again"),
     ],
 )
