@@ -178,6 +178,10 @@ def _failed(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     _complain(_lines_of(error))
+    try:
+        sys.stdout.flush()
+    except OSError:  # a full disk: tried again as Python ends, it would change the code
+        _to_nowhere(sys.stdout)
     return _code_of(error)
 
 
@@ -203,9 +207,14 @@ def _is_left(stream: TextIO) -> bool:
         return False
     left = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
     if left:
-        with Path(os.devnull).open("w") as nowhere:  # what is still in the buffer must go somewhere
-            os.dup2(nowhere.fileno(), stream.fileno())
+        _to_nowhere(stream)
     return left
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    """Let what is still in a stream's buffer, and all that follows, go nowhere."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _lines_of(error: Exception) -> list[str]:
