@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ class _HasId(Protocol):
 
 
 Record = TypeVar("Record", bound=_HasId)
+Item = TypeVar("Item")
 
 
 def read_passages(path: str | Path) -> list[Passage]:
@@ -103,6 +104,19 @@ def read_all(read: Callable[[str], Iterable[Record]], paths: Iterable[str | Path
             seen[record.id] = path
             records.append(record)
     return records
+
+
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """Return `most` of `items`, spread evenly over them and beginning with the first; all where there are no more.
+
+    Neighbours in a file are often about one thing, so that its first lines would be a poor sample.
+
+    Args:
+        items: any.
+        most: from 0.
+    """
+    most = min(most, len(items))
+    return [items[i * len(items) // most] for i in range(most)]
 
 
 def _read(path: str | Path, parse: Callable[[Mapping[str, Any]], Record]) -> list[Record]:

@@ -15,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosup.data.reading import check_references, read_all, read_answers, read_passages, read_questions
+from cosup.data.reading import check_references, evenly, read_all, read_answers, read_passages, read_questions
 from cosup.data.writing import write_json, write_jsonl, write_text
 from cosup.errors import CosupError, InputError
 from cosup.evaluation.html import write_html
@@ -151,8 +151,8 @@ def _prepare(suite: Suite, task: Task, corpus: Mapping[str, Passage], has_judge:
     questions = read_questions(task.questions)
     check_references(questions, corpus, task.questions)
     known = {question.id for question in questions}
-    if task.limit is not None and task.limit < len(questions):
-        questions = [questions[i * len(questions) // task.limit] for i in range(task.limit)]
+    if task.limit is not None:
+        questions = evenly(questions, task.limit)
     deepest = min(suite.settings[task.name].top_k, len(_pool(corpus, _Ready(task, questions, None))))
     answers = None
     cutoffs: Sequence[int] = [k for k in CUTOFFS if k == 1 or k <= deepest]
@@ -180,8 +180,7 @@ def _pool(corpus: Mapping[str, Passage], ready: _Ready) -> Mapping[str, Passage]
         kept.update(question.candidates or (), *question.evidence_sets)
     kept &= corpus.keys()
     others = [name for name in corpus if name not in kept]
-    room = max(0, ready.task.pool - len(kept))
-    kept.update(others[i * len(others) // room] for i in range(room))
+    kept.update(evenly(others, max(0, ready.task.pool - len(kept))))
     return {name: passage for name, passage in corpus.items() if name in kept}
 
 

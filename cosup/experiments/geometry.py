@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cosup.data.collate import CoSupervisionCollator, model_inputs
-from cosup.data.reading import check_references, read_passages, read_questions
+from cosup.data.reading import check_references, evenly, read_passages, read_questions
 from cosup.data.templates import question_to_example
 from cosup.data.writing import write_text
 
@@ -157,7 +157,7 @@ class Watcher:
     def __init__(self, settings: GeometrySettings, template: str, folder: Path) -> None:
         self.every, self.path = settings.every, folder / GEOMETRY
         self.passages = {passage.id: passage for passage in read_passages(settings.passages)}
-        questions = read_questions(settings.questions)[: settings.limit]
+        questions = evenly(read_questions(settings.questions), settings.limit)
         check_references(questions, self.passages, settings.questions)
         self.examples = [question_to_example(question, self.passages, template) for question in questions]
 

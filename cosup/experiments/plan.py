@@ -100,7 +100,7 @@ class GeometrySettings:
     Attributes:
         passages: file or folder.
         questions: file; they become examples by the recipe's template.
-        limit: questions at most, the first ones.
+        limit: questions at most, spread evenly over the file.
         every: steps from one measurement to the next; the untrained and the trained pair are measured too.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from cosup.data import jsonl
 from cosup.data.jsonl import iter_jsonl
-from cosup.data.reading import check_references, read_answers, read_examples, read_passages, read_questions
+from cosup.data.reading import check_references, evenly, read_answers, read_examples, read_passages, read_questions
 from cosup.data.writing import write_jsonl
 from cosup.errors import InputError
 from cosup.records import Evidence, Example, Passage, Question, RetrievalSegment, TextSegment
@@ -289,3 +290,13 @@ def test_an_unknown_passage_id_is_named_with_its_line(record: Question | Example
 def test_known_passage_ids_pass() -> None:
     question = Question("b", "?", evidence=(Evidence("p"),), candidates=("p",))
     check_references([question, Example("e", "?", (RetrievalSegment("p", "c"),), negatives=("p",))], KNOWN, "x")
+
+
+@given(st.lists(st.integers()), st.integers(0, 30))
+def test_a_sample_is_spread_evenly(items: list[int], most: int) -> None:
+    places = evenly(range(len(items)), most)
+    assert [items[place] for place in places] == evenly(items, most)
+    assert len(places) == min(most, len(items))
+    assert places[:1] in ([], [0]), "the first is always among them"
+    steps = [later - place for place, later in pairwise([*places, len(items)])]
+    assert not steps or 0 < min(steps) <= max(steps) <= min(steps) + 1

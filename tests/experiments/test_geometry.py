@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from cosup.data.reading import read_passages, read_questions
+from cosup.data.reading import evenly, read_passages, read_questions
 from cosup.data.templates import question_to_example
-from cosup.experiments.geometry import Spaces, effective_rank, measure, projection, spaces_of
+from cosup.experiments.geometry import Spaces, Watcher, effective_rank, measure, projection, spaces_of
+from cosup.experiments.plan import GeometrySettings
 from cosup.modeling import CoSupervisedModel
 from tests.pairs import TinyWorld
 
@@ -64,3 +66,12 @@ def test_spaces_of_a_pair_are_its_states_and_embeddings(tiny_world: TinyWorld) -
     embedded = model.embed_ids(model.encode_passages([passages[name].rendered for name in wanted]))
     own = torch.nn.functional.normalize(embedded, dim=1)
     assert torch.allclose(spaces.passages[spaces.wanted], own, atol=1e-5)
+
+
+def test_the_questions_are_spread_over_their_file(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """The first ones may all be about one passage."""
+    settings = GeometrySettings(str(tiny_world.passages), str(tiny_world.questions), limit=4)
+    ids = [question.id for question in read_questions(tiny_world.questions)]
+    asked = [example.id for example in Watcher(settings, "claims", tmp_path).examples]
+    assert asked == evenly(ids, 4)
+    assert asked != ids[:4]
