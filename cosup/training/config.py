@@ -64,6 +64,7 @@ _OPTIONAL = (
     "nsp_batch_size",
     "nsp_weight_end",
     "ntp_chunk_tokens",
+    "save_minutes",
 )
 _AT_LEAST = {
     "nsp_weight": 0,
@@ -89,6 +90,7 @@ _AT_LEAST = {
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "max_steps": -1,
+    "save_minutes": 0,
     "ddp_timeout": 1,
     "seed": 0,
 }
@@ -154,6 +156,8 @@ class CoSupervisionConfig(TrainingArguments):
         curriculum_steps: steps at the beginning that take the examples with the fewest retrievals (single-hop before
             multi-hop questions), within the first epoch; 0 mixes all from the start.
         lr_epoch_decay: factor on all learning rates after each epoch (the paper's 0.85), on top of the schedule.
+        save_minutes: minutes after which a checkpoint is written beside those that `save_strategy` asks for, so that no
+            more than these are lost, however long a step takes; None goes by `save_strategy` alone.
         save_adapters: of LoRA, whether the model folder at the end holds adapters beside their base's name, in place of
             merged weights.
         recall_batch_tokens: tokens a batch when passages are embedded for held-out recall.
@@ -189,6 +193,7 @@ class CoSupervisionConfig(TrainingArguments):
     same_title_examples: int = field(default=1)
     curriculum_steps: int = field(default=0)
     lr_epoch_decay: float = field(default=1.0)
+    save_minutes: float | None = field(default=None)
     save_adapters: bool = field(default=False)
     recall_batch_tokens: int = field(default=8192)
     remove_unused_columns: bool = field(default=False)

@@ -29,6 +29,7 @@ LAYOUT_KEYS = (
     *(
         "save_strategy",
         "save_steps",
+        "save_minutes",
         "save_total_limit",
         "save_only_model",
         "save_on_each_node",

@@ -37,6 +37,7 @@ from cosup.training.sampler import EpochSampler, epoch_sampler
 from cosup.training.saving import whole_folder
 from cosup.training.sharding import shard_on_cpu, unsharded_state
 from cosup.training.step import StepLoss
+from cosup.training.timed import TimedSaving
 from cosup.training.validation import held_out_packs, held_out_pool, objective, validate
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,8 @@ class CoSupervisionTrainer(Trainer):
             **kwargs,
         )
         self.add_callback(_EpochStart(self))
+        if args.save_minutes is not None:
+            self.add_callback(TimedSaving(args.save_minutes))
         if args.freeze_embedder and args.trains_nsp and not isinstance(train_dataset, StreamedExamples):
             self._embed_beforehand()
 
