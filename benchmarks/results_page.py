@@ -97,7 +97,7 @@ def main() -> None:
         parser.error(f"no record of {MAIN} in {found.records}")
     lines = _main(whole, folder)
     for own in parts:
-        if len(own.records) > 1:
+        if len(own.records) > 1 or any("geometry" in record for record in own.records):
             lines += _analysis(own, own.experiment.path.stem, folder)
     if noted is None:
         write_json(notes_file, {str(own.experiment.path): own.addresses for own in (whole, *parts) if own.addresses})
