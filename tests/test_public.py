@@ -69,7 +69,7 @@ TRAINING = (
     *("symmetric_nsp", "gather", "attention", "packing", "micro_batch_tokens", "grad_cache", "nsp_batch_size"),
     *("ntp_chunk_tokens", "hard_negatives", "hard_negatives_depth", "hard_negatives_every", "freeze_embedder"),
     *("embedder_learning_rate", "muon_learning_rate", "same_title_examples", "curriculum_steps", "lr_epoch_decay"),
-    *("save_adapters", "recall_batch_tokens", "activation_checkpointing"),
+    *("save_minutes", "save_adapters", "recall_batch_tokens", "activation_checkpointing"),
 )
 
 RECIPE = ("generator", "embedder", "adapters", "supervision", "data", "objective", "training")
