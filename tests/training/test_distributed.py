@@ -20,7 +20,7 @@ from cosup.modeling import CoSupervisedModel
 from cosup.training.config import PRESETS
 from cosup.training.recipe import parse_recipe
 from cosup.training.run import train
-from cosup.training.saving import last_complete_checkpoint
+from cosup.training.saving import damage_of, last_complete_checkpoint
 from tests.bases import write_all
 from tests.training import pairings, worker
 from tests.training.runs import SHARDED, end, recipe_of, start_two, tiny, torchrun, wait_for, weights, write_world
@@ -271,3 +271,10 @@ def test_a_run_goes_on_with_another_number_of_devices_by_its_command(tmp_path: P
     said = torchrun(recipe, tmp_path, *sizes, "--fsdp", "true", "--save_steps", "2")
     assert f"going on from {tmp_path / 'run' / 'checkpoint-2'}" in said
     same(whole, weights(tmp_path / "run" / "model"), tolerance=1e-4)
+
+
+def test_processes_write_a_checkpoint_by_the_clock_together(tmp_path: Path) -> None:
+    config = {"save_strategy": "no", "save_minutes": 0, "per_device_train_batch_size": 2, "max_steps": 2}
+    run(2, {"folder": str(tmp_path), "config": config})
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert damage_of(tmp_path / "checkpoint-1") is None
